@@ -1,0 +1,38 @@
+# Everything a user or a developer runs. Each target sets up first, which is a moment's work when
+# nothing has changed; see scripts/setup.sh for PYTHON=... and TORCH=...
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench faults lint clean
+
+package := ros2_ws/src/async_mbrl
+env := . scripts/env.sh
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup:  ## install pinned packages into .venv and build the workspace
+	@scripts/setup.sh
+
+demo: setup  ## train the simulated 7-DoF arm live, evaluate, write runs/latest (DEMO_ARGS="...")
+	@$(env) && async-mbrl up sim $(DEMO_ARGS)
+
+test: setup  ## run every test that needs no special hardware (PYTEST_ARGS="...")
+	@$(env) && cd $(package) && python -m pytest tests $(PYTEST_ARGS)
+
+bench: setup  ## run the benchmarks that finish in minutes, results in benchmarks/results
+	@$(env) && shopt -s nullglob && set -- benchmarks/bench_*.py && mkdir -p benchmarks/results && \
+	if (( $$# == 0 )); then echo 'there are no benchmarks yet'; exit 1; fi && \
+	failed=0; for script; do echo "== $$script"; python "$$script" || failed=1; done; exit $$failed
+
+faults: setup  ## run the fault-injection tests on the live graph (PYTEST_ARGS="...")
+	@$(env) && cd $(package) && python -m pytest tests/faults $(PYTEST_ARGS)
+
+lint: setup  ## check style and types
+	@$(env) && ruff check . && mypy
+
+clean:  ## remove what set-up made; runs stay
+	rm -rf .venv .setup.log .setup.lock ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf .mypy_cache .ruff_cache $(package)/*.egg-info
+	find $(package) -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(package)/.pytest_cache
