@@ -1,0 +1,1 @@
+"""What every layer speaks: configuration, robot, transitions, snapshots, kinematics. numpy only."""

@@ -1,0 +1,196 @@
+"""Frozen dataclasses as configuration: one source for YAML files, ROS parameters and the code.
+
+A field is declared with :func:`param`, which records its meaning and range. :func:`load` fills a
+dataclass from a nested mapping and refuses what does not fit, naming the full key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar('T')
+
+_MISSING = dataclasses.MISSING
+
+
+class ConfigError(ValueError):
+    """A configuration does not fit; the message names the key, the value, the limit, the remedy."""
+
+
+def param(
+    doc: str,
+    default: Any = _MISSING,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """Declare a field of a configuration dataclass.
+
+    Args:
+        doc: what the field means, with its unit.
+        default: value used where none is given; without one the key is required.
+        minimum: least value allowed, for numbers and for each element of a tuple of numbers.
+        maximum: greatest value allowed.
+        choices: the strings allowed.
+    """
+    metadata = {'doc': doc, 'minimum': minimum, 'maximum': maximum, 'choices': choices}
+    if default is _MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One scalar or array of a configuration, by its dotted name."""
+
+    name: str
+    type: Any
+    default: Any
+    required: bool
+    doc: str
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...] | None
+
+
+def leaves(cls: type, prefix: str = '') -> list[Leaf]:
+    """List every leaf of a configuration dataclass, nested ones with dotted names."""
+    hints = typing.get_type_hints(cls)
+    found: list[Leaf] = []
+    for field in dataclasses.fields(cls):
+        name = f'{prefix}{field.name}'
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            found += leaves(typing.cast(type, hint), f'{name}.')
+            continue
+        required = field.default is _MISSING and field.default_factory is _MISSING
+        default = None if field.default is _MISSING else field.default
+        if field.default_factory is not _MISSING:
+            default = field.default_factory()
+        meta = field.metadata
+        found.append(Leaf(name, hint, default, required, meta.get('doc', ''), meta.get('minimum'),
+                          meta.get('maximum'), meta.get('choices')))
+    return found
+
+
+def load(cls: type[T], mapping: Mapping[str, Any], path: str = '') -> T:
+    """Fill a configuration dataclass from a nested mapping.
+
+    Args:
+        cls: a frozen dataclass whose fields are bool, int, float, str, tuples of these, or such
+            dataclasses again.
+        mapping: values by field name.
+        path: name of the mapping itself, put in front of the keys in error messages.
+
+    Raises:
+        ConfigError: unknown key, missing key, wrong type, or value out of range.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f'{path or cls.__name__}: expected a mapping, got {mapping!r}')
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    where = f'{path}.' if path else ''
+    for key in mapping:
+        if key not in fields:
+            known = ', '.join(sorted(fields))
+            raise ConfigError(f'{where}{key}: unknown key; known here: {known}')
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        key = f'{where}{name}'
+        hint = hints[name]
+        if name in mapping:
+            if dataclasses.is_dataclass(hint):
+                values[name] = load(typing.cast(type, hint), mapping[name], key)
+            else:
+                values[name] = _checked(mapping[name], hint, field.metadata, key)
+        elif dataclasses.is_dataclass(hint) and field.default is _MISSING:
+            values[name] = load(typing.cast(type, hint), {}, key)
+        elif field.default is _MISSING and field.default_factory is _MISSING:
+            doc = field.metadata.get('doc', '')
+            raise ConfigError(f'{key}: missing; it has no default ({doc}); give it a value')
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f'{where}{error}') from None
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Turn a configuration dataclass into nested dicts and lists, ready for YAML."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            result[field.name] = to_mapping(value)
+        else:
+            result[field.name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted names into nested mappings."""
+    result: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split('.')
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return result
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        ConfigError: the file does not exist, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f'{path}: no such file') from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f'{path}: not valid YAML: {error}') from None
+    if not isinstance(content, dict):
+        raise ConfigError(f'{path}: expected a mapping at the top, got {type(content).__name__}')
+    return content
+
+
+def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        element = typing.get_args(hint)[0]
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f'{key}: expected a list of {element.__name__}, got {value!r}')
+        return tuple(_scalar(item, element, metadata, f'{key}[{i}]')
+                     for i, item in enumerate(value))
+    if isinstance(hint, types.UnionType) or origin is typing.Union:
+        raise TypeError(f'{key}: unions are not supported in configurations')
+    return _scalar(value, hint, metadata, key)
+
+
+def _scalar(value: Any, kind: type, metadata: Mapping[str, Any], key: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(
+            f'{key}: expected {kind.__name__}, got {value!r} ({type(value).__name__})')
+    low, high = metadata.get('minimum'), metadata.get('maximum')
+    if kind in (int, float):
+        if value != value:
+            raise ConfigError(f'{key}: is not a number')
+        if low is not None and value < low:
+            raise ConfigError(f'{key}: {value} is below the minimum {low}')
+        if high is not None and value > high:
+            raise ConfigError(f'{key}: {value} is above the maximum {high}')
+    choices = metadata.get('choices')
+    if choices and value not in choices:
+        raise ConfigError(f'{key}: {value!r} is not one of {", ".join(choices)}')
+    return value

@@ -1,0 +1,66 @@
+"""What all nodes of a run share, and where a run keeps its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from async_mbrl.core.config import param
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings every node is given."""
+
+    run_dir: str = param('folder of the run')
+    seed: int = param('seed of everything random in the run', minimum=0)
+    algorithm: str = param('identifier of the algorithm, e.g. me_ppo')
+    real_time_factor: float = param(
+        'seconds of robot time in a second of wall time; other than 1 only in simulation', 1.0,
+        minimum=0.05, maximum=20.0)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside the folder of a run; who writes what is in the design."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Configuration as used: run, robot, plant, task, algorithm (bringup)."""
+        return self.root / 'config.yaml'
+
+    @property
+    def journal(self) -> Path:
+        """Folder of the journal of transitions and events (robot_interface)."""
+        return self.root / 'journal'
+
+    @property
+    def recording(self) -> Path:
+        """rosbag2 MCAP folder made from the journal (robot_interface)."""
+        return self.root / 'recording'
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, about once a second (robot_interface)."""
+        return self.root / 'metrics.jsonl'
+
+    @property
+    def summary(self) -> Path:
+        """Outcome of the run (robot_interface, completed by evaluate)."""
+        return self.root / 'summary.json'
+
+    @property
+    def policy(self) -> Path:
+        """Newest policy snapshot (policy_learner)."""
+        return self.root / 'policy_learner' / 'policy.safetensors'
+
+    @property
+    def first_policy(self) -> Path:
+        """Policy snapshot that the run began with (policy_learner)."""
+        return self.root / 'policy_learner' / 'policy_first.safetensors'
+
+    def learner(self, name: str) -> Path:
+        """Folder of a learner: its checkpoint and incarnation."""
+        return self.root / name

@@ -1,0 +1,1 @@
+"""rclpy: quality of service, parameters, message conversion, streams, running a node."""

@@ -1,0 +1,199 @@
+"""Between messages and the types of :mod:`async_mbrl.core`."""
+
+from __future__ import annotations
+
+import array
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from async_mbrl_interfaces import msg
+from builtin_interfaces.msg import Time
+
+from async_mbrl.core import snapshot as snapshots
+from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
+from async_mbrl.core.transition import (
+    CommandKind,
+    ControlStep,
+    EpisodeCommand,
+    Mode,
+    StepKind,
+    Transition,
+)
+
+PART_BYTES = 256 * 1024
+"""Size of a part of a snapshot: well below where Fast DDS loses large samples."""
+
+
+def floats(values: np.ndarray | Sequence[float]) -> array.array:
+    """Give an array that a ``float32[]`` field takes without a copy for each element."""
+    return array.array('f', np.asarray(values, np.float32).tobytes())
+
+
+def doubles(values: np.ndarray | Sequence[float]) -> array.array:
+    """Give an array that a ``float64[]`` field takes without a copy for each element."""
+    return array.array('d', np.asarray(values, np.float64).tobytes())
+
+
+def to_time(seconds: float) -> Time:
+    """Give a stamp, from seconds."""
+    whole, nanoseconds = divmod(round(seconds * 1e9), 1_000_000_000)
+    return Time(sec=int(whole), nanosec=int(nanoseconds))
+
+
+def to_seconds(stamp: Time) -> float:
+    """Give seconds, from a stamp."""
+    return stamp.sec + stamp.nanosec * 1e-9
+
+
+def version_to_message(version: Version) -> msg.SnapshotVersion:
+    """Give the message of a version."""
+    return msg.SnapshotVersion(incarnation=version.incarnation, counter=version.counter)
+
+
+def version_from_message(message: msg.SnapshotVersion) -> Version:
+    """Give the version of a message."""
+    return Version(message.incarnation, message.counter)
+
+
+def transition_to_message(transition: Transition, stamp: Time) -> msg.Transition:
+    """Give the message of a transition, publish time left 0."""
+    message = msg.Transition(
+        number=transition.number, episode=transition.episode, step=transition.step,
+        observation=floats(transition.observation),
+        action_requested=floats(transition.action_requested),
+        action_applied=floats(transition.action_applied),
+        next_observation=floats(transition.next_observation),
+        reward=float(transition.reward), terminated=transition.terminated,
+        truncated=transition.truncated,
+        policy_version=version_to_message(transition.policy_version),
+        log_probability=float(transition.log_probability), intervened=transition.intervened)
+    message.header.stamp = stamp
+    return message
+
+
+def transition_from_message(message: msg.Transition) -> Transition:
+    """Give the transition of a message."""
+    return Transition(
+        number=message.number, episode=message.episode, step=message.step,
+        observation=np.array(message.observation, np.float32),
+        action_requested=np.array(message.action_requested, np.float32),
+        action_applied=np.array(message.action_applied, np.float32),
+        next_observation=np.array(message.next_observation, np.float32),
+        reward=message.reward, terminated=message.terminated, truncated=message.truncated,
+        policy_version=version_from_message(message.policy_version),
+        log_probability=message.log_probability, intervened=message.intervened)
+
+
+def command_to_message(command: EpisodeCommand, session: int, stamp: Time) -> msg.EpisodeCommand:
+    """Give the message of an episode command."""
+    message = msg.EpisodeCommand(
+        number=command.number, session=session, kind=int(command.kind), episode=command.episode,
+        mode=int(command.mode), start_pose=doubles(command.start_pose),
+        move_duration_s=float(command.move_duration_s), goal=floats(command.goal),
+        steps=command.steps, policy_version=version_to_message(command.policy_version),
+        seed=command.seed)
+    message.header.stamp = stamp
+    return message
+
+
+def command_from_message(message: msg.EpisodeCommand) -> EpisodeCommand:
+    """Give the episode command of a message."""
+    return EpisodeCommand(
+        kind=CommandKind(message.kind), number=message.number, episode=message.episode,
+        mode=Mode(message.mode), start_pose=np.array(message.start_pose, np.float64),
+        move_duration_s=message.move_duration_s, goal=np.array(message.goal, np.float32),
+        steps=message.steps, policy_version=version_from_message(message.policy_version),
+        seed=message.seed)
+
+
+def step_to_message(step: ControlStep, number: int, session: int) -> msg.ControlStep:
+    """Give the message of a control step."""
+    message = msg.ControlStep(
+        number=number, session=session, command_number=step.command_number, kind=int(step.kind),
+        episode=step.episode, step=step.step, mode=int(step.mode),
+        observation=floats(step.observation), action_requested=floats(step.action_requested),
+        previous_action_applied=floats(step.previous_action_applied),
+        previous_intervened=step.previous_intervened,
+        policy_version=version_to_message(step.policy_version),
+        log_probability=float(step.log_probability), exploration_std=float(step.exploration_std),
+        reason=step.reason)
+    message.header.stamp = to_time(step.time_s)
+    return message
+
+
+def step_from_message(message: msg.ControlStep) -> ControlStep:
+    """Give the control step of a message."""
+    return ControlStep(
+        kind=StepKind(message.kind), time_s=to_seconds(message.header.stamp),
+        command_number=message.command_number, episode=message.episode, step=message.step,
+        mode=Mode(message.mode), observation=np.array(message.observation, np.float32),
+        action_requested=np.array(message.action_requested, np.float32),
+        previous_action_applied=np.array(message.previous_action_applied, np.float32),
+        previous_intervened=message.previous_intervened,
+        policy_version=version_from_message(message.policy_version),
+        log_probability=message.log_probability, exploration_std=message.exploration_std,
+        reason=message.reason)
+
+
+def snapshot_to_messages(snapshot: Snapshot, publisher_id: str,
+                         stamp: Time) -> list[msg.ParameterSnapshot]:
+    """Give the messages of a snapshot, one for each part, stamped with the publish time."""
+    data = snapshots.encode(snapshot)
+    total = snapshots.checksum(data)
+    parts = max(1, -(-len(data) // PART_BYTES))
+    messages = []
+    for part in range(parts):
+        message = msg.ParameterSnapshot(
+            kind=snapshot.kind, version=version_to_message(snapshot.version),
+            publisher_id=publisher_id, architecture_hash=snapshot.architecture_hash,
+            checksum=total, part=part, parts=parts, total_bytes=len(data),
+            trained_on_transitions=snapshot.trained_on_transitions, updates=snapshot.updates,
+            model_version=version_to_message(snapshot.model_version),
+            exploration_std=float(snapshot.exploration_std),
+            exploration_correlation=float(snapshot.exploration_correlation),
+            publish_time_ns=time.time_ns(),
+            data=array.array('B', data[part * PART_BYTES:(part + 1) * PART_BYTES]))
+        message.header.stamp = stamp
+        messages.append(message)
+    return messages
+
+
+class SnapshotAssembler:
+    """Put the parts of snapshots together and verify each when it is complete."""
+
+    def __init__(self, kind: str, architecture: dict[str, Any]) -> None:
+        """Accept snapshots of one kind and architecture only."""
+        self._kind = kind
+        self._architecture = architecture
+        self._first: msg.ParameterSnapshot | None = None
+        self._parts: dict[int, bytes] = {}
+
+    def add(self, message: msg.ParameterSnapshot) -> Snapshot | None:
+        """Take one part; give the snapshot if it completes one.
+
+        Raises:
+            SnapshotError: the part contradicts the others or its own limits, or the complete
+                snapshot is refused (see :func:`async_mbrl.core.snapshot.decode`).
+        """
+        version = version_from_message(message.version)
+        if message.total_bytes > snapshots.MAXIMUM_BYTES or not (
+                0 <= message.part < message.parts <= snapshots.MAXIMUM_BYTES // PART_BYTES + 1):
+            raise SnapshotError(f'snapshot {version}: part {message.part} of {message.parts}, '
+                                f'{message.total_bytes} bytes, is outside the limits')
+        if self._first is None or self._first.checksum != message.checksum:
+            self._first, self._parts = message, {}
+        if (message.parts, message.total_bytes) != (self._first.parts, self._first.total_bytes):
+            raise SnapshotError(f'snapshot {version}: its parts contradict each other')
+        self._parts[message.part] = bytes(message.data)
+        if len(self._parts) < message.parts:
+            return None
+        data = b''.join(self._parts[part] for part in range(message.parts))
+        self._first, self._parts = None, {}
+        snapshot = snapshots.decode(data, expected_checksum=message.checksum,
+                                    expected_kind=self._kind,
+                                    expected_architecture=self._architecture)
+        if snapshot.version != version:
+            raise SnapshotError(f'snapshot says {snapshot.version} inside, {version} outside')
+        return snapshot

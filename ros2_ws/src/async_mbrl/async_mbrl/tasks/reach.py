@@ -1,0 +1,112 @@
+"""Reach: bring three points on the tool, and so its full pose, to a goal with raw commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from async_mbrl.core.config import ConfigError
+from async_mbrl.core.kinematics import ToolKinematics
+from async_mbrl.core.robot import RobotConfig
+from async_mbrl.tasks.config import TaskConfig
+
+
+class ReachTask:
+    """Reach with an n-joint arm and p tool points.
+
+    Observation, float32, as on the PR2 of Zhang et al. 2019 plus the previous action (needed once
+    commands are late) and the goal: joint positions (n, rad), joint velocities (n, rad/s), tool
+    points (3p, m), previous applied action (n, normalised), goal (3p, m). The first four make the
+    *state*; the goal does not change within an episode.
+    """
+
+    def __init__(self, config: TaskConfig, robot: RobotConfig) -> None:
+        """Build the task.
+
+        Raises:
+            ConfigError: the ranges of the task do not fit the joints of the robot.
+        """
+        joints, coordinates = robot.joints, 3 * robot.kinematics.points
+        for name in ('start_half_range', 'goal_half_range'):
+            half_range = getattr(config, name)
+            if len(half_range) != joints:
+                raise ConfigError(f'task.{name}: {len(half_range)} numbers, but robot {robot.name} '
+                                  f'has {joints} joints; task and robot do not fit')
+            for joint, home, half, low, high in zip(
+                    robot.joint_names, robot.home, half_range, robot.limits.position_lower,
+                    robot.limits.position_upper, strict=True):
+                if home - half < low or home + half > high:
+                    raise ConfigError(
+                        f'task.{name}: home {home} +- {half} of {joint} leaves its limits '
+                        f'[{low}, {high}]; task and robot do not fit')
+        self.name = config.name
+        self.config = config
+        self.robot = robot
+        self.joints = joints
+        self.action_size = joints
+        self.goal_size = coordinates
+        self.state_size = 3 * joints + coordinates
+        self.observation_size = self.state_size + coordinates
+        self.feature_size = self.state_size + 2 * coordinates
+        self.feature_description = (
+            f'normalised state, {config.coarse_gain} * error, tanh({config.fine_gain} * error)')
+        self.position = slice(0, joints)
+        self.velocity = slice(joints, 2 * joints)
+        self.tool = slice(2 * joints, 2 * joints + coordinates)
+        self.previous_action = slice(2 * joints + coordinates, self.state_size)
+        self.goal = slice(self.state_size, self.observation_size)
+        self._kinematics = ToolKinematics(robot.kinematics)
+        self._home = np.asarray(robot.home)
+        self._start_half_range = np.asarray(config.start_half_range)
+        self._goal_half_range = np.asarray(config.goal_half_range)
+
+    def observe(self, position: np.ndarray, velocity: np.ndarray, previous_action: np.ndarray,
+                goal: np.ndarray) -> np.ndarray:
+        """Build the observation (observation_size,), float32, from measured joints (n,)."""
+        tool = self._kinematics.points(position)
+        return np.concatenate([position, velocity, tool, previous_action, goal]).astype(np.float32)
+
+    def reward(self, xp: Any, next_observation: Any, action: Any) -> Any:
+        """Reward (...) of having taken action (..., n), normalised, and come to an observation."""
+        cost = self.config
+        error = next_observation[..., self.tool] - next_observation[..., self.goal]
+        squared = xp.square(error).sum(-1)
+        speed = xp.square(next_observation[..., self.velocity]).sum(-1)
+        effort = xp.square(action).sum(-1)
+        return cost.reward_scale * (-cost.velocity_cost * speed - cost.effort_cost * effort
+                                    - squared - xp.log(squared + 1e-5))
+
+    def features(self, xp: Any, observation: Any, state_mean: Any, state_std: Any) -> Any:
+        """Input (..., feature_size) of policy and value.
+
+        The state normalised, and the error of the tool points twice: linear for the way there,
+        saturating for the last centimetres.
+        """
+        state = (observation[..., :self.state_size] - state_mean) / state_std
+        error = observation[..., self.tool] - observation[..., self.goal]
+        return xp.concatenate([state, self.config.coarse_gain * error,
+                               xp.tanh(self.config.fine_gain * error)], -1)
+
+    def distance(self, tool: np.ndarray, goal: np.ndarray) -> float:
+        """Mean distance of the tool points (3p,) to the goal (3p,), m."""
+        error = np.reshape(tool, (-1, 3)) - np.reshape(goal, (-1, 3))
+        return float(np.linalg.norm(error, axis=1).mean())
+
+    def terminated(self, observation: np.ndarray) -> bool:
+        """Whether the task ends by itself here: reach never does."""
+        del observation
+        return False
+
+    def sample_goals(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw goals (count, 3p), m: the tool points of poses drawn around home."""
+        offset = rng.uniform(-1.0, 1.0, (count, self.joints)) * self._goal_half_range
+        return self._kinematics.points(self._home + offset).astype(np.float32)
+
+    def sample_start(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw a start pose (n,), rad."""
+        return self._home + rng.uniform(-1.0, 1.0, self.joints) * self._start_half_range
+
+    def tool_points(self, position: np.ndarray) -> np.ndarray:
+        """Tool points (..., 3p), m, of joint positions (..., n), rad."""
+        return self._kinematics.points(position)
