@@ -146,6 +146,15 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def look_up(mapping: Any, path: str) -> Any:
+    """Give what stands under a dotted path in nested mappings, None if nothing."""
+    for name in path.split('.'):
+        if not isinstance(mapping, Mapping) or name not in mapping:
+            return None
+        mapping = mapping[name]
+    return mapping
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 

@@ -82,6 +82,14 @@ class ToolKinematics:
         self._constant, self._sine, self._cosine, self._tool = (
             xp.asarray(array, dtype=dtype) for array in (constant, sine, cosine, tool))
 
+    @property
+    def constants(self) -> tuple[Any, Any, Any, Any]:
+        """Parts (joints, 4, 4) of each link's transform: constant, on the sine, on the cosine.
+
+        The fourth are the tool points, homogeneous, (4, points).
+        """
+        return self._constant, self._sine, self._cosine, self._tool
+
     def points(self, position: Any) -> Any:
         """Give the tool points for joint positions.
 

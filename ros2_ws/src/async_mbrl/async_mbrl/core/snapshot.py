@@ -82,6 +82,7 @@ def encode(snapshot: Snapshot) -> bytes:
         'extra': dict(snapshot.extra),
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in snapshot.tensors.items()}
+    about['tensors_sha256'] = _digest(tensors)
     return safetensors.numpy.save(tensors, metadata={'async_mbrl': json.dumps(about)})
 
 
@@ -91,7 +92,8 @@ def decode(data: bytes, *, expected_checksum: str | None = None, expected_kind: 
 
     Args:
         data: what :func:`encode` gave.
-        expected_checksum: SHA-256 that the bytes must have, hex.
+        expected_checksum: SHA-256 that the bytes must have, hex; without one, the tensors must
+            have the SHA-256 that the snapshot itself records.
         expected_kind: ``model`` or ``policy``.
         expected_architecture: architecture that it must have.
 
@@ -103,28 +105,9 @@ def decode(data: bytes, *, expected_checksum: str | None = None, expected_kind: 
         raise SnapshotError(f'snapshot has {len(data)} bytes, more than {MAXIMUM_BYTES}')
     if expected_checksum is not None and checksum(data) != expected_checksum:
         raise SnapshotError('snapshot is damaged: its SHA-256 is not the one announced')
-    try:
-        header_bytes = int.from_bytes(data[:8], 'little')
-        if header_bytes > len(data) - 8:
-            raise SnapshotError('snapshot is damaged: its header is longer than the data')
-        header = json.loads(bytes(data[8:8 + header_bytes]))
-        about = json.loads(header['__metadata__']['async_mbrl'])
-        tensors = safetensors.numpy.load(bytes(data))
-        snapshot = Snapshot(
-            kind=about['kind'],
-            version=Version(*(int(part) for part in about['version'])),
-            architecture=about['architecture'],
-            tensors=tensors,
-            trained_on_transitions=int(about['trained_on_transitions']),
-            updates=int(about['updates']),
-            model_version=Version(*(int(part) for part in about['model_version'])),
-            exploration_std=float(about['exploration_std']),
-            exploration_correlation=float(about['exploration_correlation']),
-            extra=about['extra'],
-        )
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError,
-            AttributeError) as error:
-        raise SnapshotError(f'not a snapshot of this project: {error!r}') from None
+    snapshot, digest = _parse(data)
+    if expected_checksum is None and _digest(snapshot.tensors) != digest:
+        raise SnapshotError('snapshot is damaged: its tensors have not the SHA-256 it records')
     if expected_kind is not None and snapshot.kind != expected_kind:
         raise SnapshotError(f'snapshot is a {snapshot.kind}, expected a {expected_kind}')
     if expected_architecture is not None:
@@ -140,3 +123,41 @@ def decode(data: bytes, *, expected_checksum: str | None = None, expected_kind: 
             and 0 <= snapshot.exploration_correlation < 1):
         raise SnapshotError('snapshot has exploration outside [0, 1]')
     return snapshot
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """Give the SHA-256 over names, types, shapes and contents of tensors, hex."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f'{name} {tensor.dtype.str} {tensor.shape}\n'.encode())
+        digest.update(np.ascontiguousarray(tensor))
+    return digest.hexdigest()
+
+
+def _parse(data: bytes) -> tuple[Snapshot, str]:
+    """Take a snapshot and its recorded digest out of bytes of which nothing is known."""
+    header_bytes = int.from_bytes(data[:8], 'little')
+    if len(data) < 8 or header_bytes > len(data) - 8:
+        raise SnapshotError('snapshot is damaged: its header is longer than the data')
+    try:
+        header = json.loads(bytes(data[8:8 + header_bytes]))
+        about = json.loads(header['__metadata__']['async_mbrl'])
+        version, model_version = (
+            Version(*(int(part) for part in about[name])) for name in ('version', 'model_version'))
+        if min(*version, *model_version) < 0:
+            raise ValueError(f'version {version} of model {model_version}')
+        return Snapshot(
+            kind=str(about['kind']),
+            version=version,
+            architecture=dict(about['architecture']),
+            tensors=safetensors.numpy.load(bytes(data)),
+            trained_on_transitions=int(about['trained_on_transitions']),
+            updates=int(about['updates']),
+            model_version=model_version,
+            exploration_std=float(about['exploration_std']),
+            exploration_correlation=float(about['exploration_correlation']),
+            extra=dict(about['extra']),
+        ), str(about['tensors_sha256'])
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:
+        raise SnapshotError(f'not a snapshot of this project: {error!r}') from None

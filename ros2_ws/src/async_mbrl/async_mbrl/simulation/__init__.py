@@ -1,0 +1,1 @@
+"""MuJoCo: robot models, the plant, the driver around it, offline evaluation, rendering."""

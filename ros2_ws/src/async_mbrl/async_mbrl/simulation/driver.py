@@ -1,0 +1,166 @@
+"""What a simulated arm driver does besides physics: judging commands, and keeping time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from async_mbrl.core.clock import Clock
+from async_mbrl.core.robot import RobotConfig
+from async_mbrl.simulation.config import PlantConfig
+
+_TOLERANCE = 1e-9
+
+
+class GapStatistics:
+    """Distribution of gaps between events in constant memory, exact to 2 %."""
+
+    _SHORTEST_S = 1e-6
+    _GROWTH = 1.02
+    _BINS = 1024    # up to 640 s
+
+    def __init__(self) -> None:
+        """Start without any gap."""
+        self._counts = np.zeros(self._BINS, np.int64)
+        self._log_growth = math.log(self._GROWTH)
+        self.count = 0
+        self.maximum_s = 0.0
+
+    def add(self, gap_s: float) -> None:
+        """Take in one gap, s."""
+        index = 0
+        if gap_s > self._SHORTEST_S:
+            index = min(int(math.log(gap_s / self._SHORTEST_S) / self._log_growth),
+                        self._BINS - 1)
+        self._counts[index] += 1
+        self.count += 1
+        self.maximum_s = max(self.maximum_s, gap_s)
+
+    def quantiles_s(self, shares: Sequence[float]) -> list[float]:
+        """Give quantiles, s; 0 while there is no gap."""
+        if self.count == 0:
+            return [0.0] * len(shares)
+        cumulated = np.cumsum(self._counts)
+        indices = np.searchsorted(cumulated, np.asarray(shares) * self.count)
+        # The upper edge of the bin, so that a quantile is never understated.
+        edges = self._SHORTEST_S * self._GROWTH ** (np.minimum(indices, self._BINS - 1) + 1.0)
+        return [min(float(edge), self.maximum_s) for edge in edges]
+
+
+class SimulatedDriver:
+    """Receive commands as a driver does: check them, keep the newest, notice their silence."""
+
+    def __init__(self, robot: RobotConfig, plant: PlantConfig) -> None:
+        """Start without a command."""
+        limits = robot.limits
+        if robot.command_interface == 'position':
+            lower, upper = np.asarray(limits.position_lower), np.asarray(limits.position_upper)
+        else:
+            upper = np.asarray(limits.effort if robot.command_interface == 'effort'
+                               else limits.velocity)
+            lower = -upper
+        self._lower = (lower - _TOLERANCE * np.abs(lower)).tolist()
+        self._upper = (upper + _TOLERANCE * np.abs(upper)).tolist()
+        self._joints = robot.joints
+        self._names = robot.joint_names
+        self._unit = {'effort': 'N m', 'velocity': 'rad/s', 'position': 'rad'}[
+            robot.command_interface]
+        self._timeout_s = plant.driver_timeout_s if plant.driver_timeout == 'hold' else math.inf
+        self._command: np.ndarray | None = None
+        self._accepted_at_s = 0.0
+        self._last_receipt_ns: int | None = None
+        self.received = 0
+        self.refused = 0
+        self.violations = 0
+        self.gaps = GapStatistics()
+
+    def receive(self, values: Sequence[float], time_s: float, receipt_ns: int) -> str | None:
+        """Take a command.
+
+        Args:
+            values: what the message held.
+            time_s: robot time, s.
+            receipt_ns: when it arrived at the middleware, ns; only differences are used.
+
+        Returns:
+            What is wrong with it; None for a good one. A command of wrong size or not finite is
+            refused, the one before stays in force. One beyond the limits is counted and passed
+            on: the motors themselves give no more than they can.
+        """
+        self.received += 1
+        if self._last_receipt_ns is not None:
+            self.gaps.add(max(0, receipt_ns - self._last_receipt_ns) * 1e-9)
+        self._last_receipt_ns = receipt_ns
+        if len(values) != self._joints:
+            self.refused += 1
+            return f'refused: {len(values)} numbers for {self._joints} joints'
+        fault = None
+        # Number by number: for so few, and so often, numpy costs several times as much.
+        for name, value, low, high in zip(self._names, values, self._lower, self._upper,
+                                          strict=True):
+            if low <= value <= high:
+                continue
+            if not all(map(math.isfinite, values)):
+                self.refused += 1
+                return f'refused: not finite: {list(values)}'
+            self.violations += 1
+            fault = (f'beyond the limits: {value:.6g} {self._unit} for {name}, limits {low:.6g} '
+                     f'to {high:.6g}')
+            break
+        self._command = np.array(values, np.float64)
+        self._accepted_at_s = time_s
+        return fault
+
+    def command(self, time_s: float, neutral: np.ndarray) -> np.ndarray | None:
+        """Give the command in force at robot time ``time_s``; None when the driver holds.
+
+        Args:
+            time_s: robot time, s.
+            neutral: what is in force before the first command.
+        """
+        if self._command is None:
+            return neutral
+        if time_s - self._accepted_at_s > self._timeout_s:
+            return None
+        return self._command
+
+    def forget(self) -> None:
+        """Drop the command in force, as after a reset."""
+        self._command = None
+
+
+class Pacer:
+    """Pace steps of a fixed period by absolute deadlines.
+
+    After a pause of the whole machine it asks for several steps at once, so that simulated time
+    stays on the clock instead of drifting. The catching up is bounded: what is missing beyond the
+    limit is given up and counted, so a machine that is too slow runs behind and never spirals.
+    """
+
+    def __init__(self, clock: Clock, period_s: float, limit: int) -> None:
+        """Start now.
+
+        Args:
+            clock: the clock to keep to.
+            period_s: robot time of a step, s.
+            limit: steps asked for at once at most.
+        """
+        self._clock = clock
+        self._period_s = period_s
+        self._limit = limit
+        self._start_s = clock.now()
+        self._steps = 0
+        self.given_up = 0
+
+    def wait(self) -> int:
+        """Sleep to the next deadline; give the number of steps due, at least 1."""
+        self._clock.sleep_until(self._start_s + (self._steps + 1) * self._period_s)
+        reached = int((self._clock.now() - self._start_s) / self._period_s + 1e-6)
+        due = max(1, reached - self._steps)
+        self._steps += due
+        if due > self._limit:
+            self.given_up += due - self._limit
+            return self._limit
+        return due

@@ -1,0 +1,171 @@
+"""The plant: MuJoCo with dry friction, sensor noise, command latency and a driver's inner loop."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from async_mbrl.core.config import ConfigError
+from async_mbrl.core.robot import RobotConfig
+from async_mbrl.simulation.config import PlantConfig
+from async_mbrl.simulation.model import check_model, find_model, load_model
+
+__all__ = ['ArmPhysics', 'PlantConfig']
+
+_NOISE_BLOCK = 256
+"""Measurements whose noise is drawn at once; drawing them one by one costs more than a step."""
+
+
+class ArmPhysics:
+    """An arm that takes commands as its driver would and tells what its sensors read.
+
+    Vectors are float64, (joints,), in the order of ``robot.joint_names``.
+    """
+
+    def __init__(self, plant: PlantConfig, robot: RobotConfig, rng: np.random.Generator) -> None:
+        """Load the model, fit it to the plant and put the arm at its home pose.
+
+        Args:
+            plant: what is simulated.
+            robot: the robot; must describe the model.
+            rng: source of the sensor noise.
+
+        Raises:
+            ConfigError: model, robot and plant do not fit.
+        """
+        self.model = load_model(find_model(plant.model))
+        check_model(self.model, robot)
+        self.robot = robot
+        self.plant = plant
+        self.period_s = 1.0 / plant.physics_rate_hz
+        self.latency_ticks = round(plant.command_latency_s * plant.physics_rate_hz)
+        self.model.opt.timestep = self.period_s
+        joints = [self.model.joint(name) for name in robot.joint_names]
+        self._positions = _as_slice([joint.qposadr[0] for joint in joints])
+        self._velocities = _as_slice([joint.dofadr[0] for joint in joints])
+        self.model.dof_frictionloss[self._velocities] = _friction(plant, robot)
+        try:
+            self._sites = [self.model.site(name).id for name in plant.tool_sites]
+        except KeyError as error:
+            raise ConfigError(f'tool_sites: {error.args[0]}') from None
+        self.data = mujoco.MjData(self.model)
+
+        effort = np.asarray(robot.limits.effort)
+        self._effort = effort
+        self._stiffness = plant.position_stiffness * effort
+        self._damping = plant.position_damping * effort
+        self._velocity_gain = plant.velocity_gain * effort
+        self._interface = robot.command_interface
+        self._rng = rng
+        self._noise_scale = np.repeat([plant.position_noise_rad, plant.velocity_noise_rad_s],
+                                      robot.joints)
+        self._noise = np.zeros((0, 2 * robot.joints))
+        self._noise_row = 0
+        # A command enters the queue at its tick and leaves it latency_ticks later.
+        self._queue = np.zeros((self.latency_ticks + 1, robot.joints))
+        self._hold_at: np.ndarray | None = None
+        self.ticks = 0
+        self.reset(np.asarray(robot.home))
+
+    @property
+    def position(self) -> np.ndarray:
+        """True joint positions, rad."""
+        return self.data.qpos[self._positions].copy()
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """True joint velocities, rad/s."""
+        return self.data.qvel[self._velocities].copy()
+
+    @property
+    def effort(self) -> np.ndarray:
+        """Torques that the motors give, N m."""
+        return self.data.ctrl.copy()
+
+    @property
+    def holding(self) -> bool:
+        """Whether the driver holds the arm instead of following commands."""
+        return self._hold_at is not None
+
+    def measured(self) -> tuple[np.ndarray, np.ndarray]:
+        """Measure positions, rad, and velocities, rad/s; each call is a new measurement."""
+        if self._noise_row == len(self._noise):
+            self._noise = self._noise_scale * self._rng.standard_normal(
+                (_NOISE_BLOCK, len(self._noise_scale)))
+            self._noise_row = 0
+        noise = self._noise[self._noise_row]
+        self._noise_row += 1
+        joints = self.robot.joints
+        return (self.data.qpos[self._positions] + noise[:joints],
+                self.data.qvel[self._velocities] + noise[joints:])
+
+    def tool_points(self) -> np.ndarray:
+        """Give the true tool points (3 * points,), m."""
+        mujoco.mj_kinematics(self.model, self.data)
+        return self.data.site_xpos[self._sites].ravel()
+
+    def neutral_command(self) -> np.ndarray:
+        """Give the command that asks for no motion: no torque, no speed, or the true position."""
+        if self._interface == 'position':
+            return self.position
+        return np.zeros(self.robot.joints)
+
+    def reset(self, position: np.ndarray) -> None:
+        """Put the arm somewhere at rest, forget commands under way; time goes on."""
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[self._positions] = position
+        self.data.time = self.ticks * self.period_s
+        mujoco.mj_forward(self.model, self.data)
+        self._queue[:] = self.neutral_command()
+        self._hold_at = None
+
+    def step(self, command: np.ndarray | None) -> None:
+        """Advance by one physics step.
+
+        Args:
+            command: what reaches the driver now, finite; it takes effect after the latency. None
+                lets the driver hold the arm where it was at the first None.
+        """
+        slot = self.ticks % len(self._queue)
+        if command is None:
+            if self._hold_at is None:
+                self._hold_at = self.position
+                self._queue[:] = self.neutral_command()
+            due = self._hold_at
+        else:
+            self._hold_at = None
+            self._queue[slot] = command
+            due = self._queue[(slot + 1) % len(self._queue)]
+        self.data.ctrl[:] = self._torque(due)
+        mujoco.mj_step(self.model, self.data)
+        self.ticks += 1
+
+    def _torque(self, command: np.ndarray) -> np.ndarray:
+        if self._hold_at is None and self._interface == 'effort':
+            return command   # the motors themselves give no more than they can
+        if self._hold_at is None and self._interface == 'velocity':
+            torque = self._velocity_gain * (command - self.velocity)
+        else:
+            torque = (self._stiffness * (command - self.position)
+                      - self._damping * self.velocity)
+        return np.clip(torque, -self._effort, self._effort)
+
+
+def _as_slice(addresses: list[int]) -> slice | np.ndarray:
+    """Give a slice where the addresses follow each other: it indexes several times faster."""
+    first = int(addresses[0])
+    if addresses == list(range(first, first + len(addresses))):
+        return slice(first, first + len(addresses))
+    return np.array(addresses)
+
+
+def _friction(plant: PlantConfig, robot: RobotConfig) -> np.ndarray:
+    reference = plant.friction_reference
+    if not reference and robot.command_interface == 'effort':
+        reference = robot.action_scale
+    if plant.friction_ratio == 0.0:
+        return np.zeros(robot.joints)
+    if len(reference) != robot.joints:
+        raise ConfigError(f'friction_reference: {len(reference)} numbers for {robot.joints} '
+                          'joints; give the torques that friction_ratio refers to, one a joint')
+    return plant.friction_ratio * np.asarray(reference)
