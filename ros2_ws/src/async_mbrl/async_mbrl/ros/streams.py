@@ -17,6 +17,7 @@ from typing import Any
 
 from async_mbrl_interfaces import msg, srv
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.task import Future
@@ -122,6 +123,10 @@ class StreamPublisher:
             self._history.append(message.number, serialised)
         self.next_number = message.number + 1
         self._publisher.publish(serialised)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all subscribers have what was published; False if they do not in time."""
+        return bool(self._publisher.wait_for_all_acked(Duration(seconds=timeout_s)))
 
     def _answer(self, request: Any, response: Any) -> Any:
         known = not self._stream.per_session or request.session == self.session

@@ -1,0 +1,1 @@
+"""Collecting data on the robot: episodes, transitions, the journal, recording and summary."""

@@ -1,0 +1,170 @@
+"""The summary of a run: one JSON file whose keys scripts rely on. Null is what is not known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from async_mbrl.collection.account import POLICY_LEARNER, Account
+from async_mbrl.collection.collector import Collector, EpisodeResult
+from async_mbrl.collection.metrics import finite, share
+from async_mbrl.core.files import write_atomically
+from async_mbrl.core.run import RunFolder
+
+MODEL_LEARNER = 'model_learner'
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a summary says of a run besides what was counted."""
+
+    task: str
+    robot: str
+    algorithm: str
+    seed: int
+    ros_distro: str | None
+    rmw: str | None
+    phase: str
+    reason: str
+    wall_time_s: float
+    judged_by: str | None
+
+
+def build_summary(facts: RunFacts, collector: Collector, account: Account,
+                  evaluation: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Build the summary.
+
+    Args:
+        facts: what the run is, and its wall time from the first learning step to the end of
+            training, s.
+        collector: of the run.
+        account: of the run.
+        evaluation: the live evaluation of the last policy.
+    """
+    controller, bridge = account.controller, account.bridge
+    model, policy = (account.learners.get(name) for name in (MODEL_LEARNER, POLICY_LEARNER))
+    totals = {name: total.value for name, total in account.totals.items()}
+    learners = {MODEL_LEARNER: model, POLICY_LEARNER: policy}
+    received = [item.next_transition for item in learners.values() if item is not None]
+    return {
+        'task': facts.task,
+        'robot': facts.robot,
+        'algorithm': facts.algorithm,
+        'schedule': 'async',
+        'seed': facts.seed,
+        'ros_distro': facts.ros_distro,
+        'rmw': facts.rmw,
+        'phase': facts.phase,
+        'reason': facts.reason,
+        'motion_time_s': collector.motion_time_s,
+        'robot_time_s': collector.robot_time_s,
+        'wall_time_s': facts.wall_time_s,
+        'collection_time_s': collector.collection_time_s,
+        'data_time_ratio': share(facts.wall_time_s, collector.robot_time_s),
+        'episodes': collector.episodes,
+        'resets': collector.resets,
+        'transitions': {
+            'collected': collector.transitions,
+            **{name: None if item is None else item.next_transition
+               for name, item in learners.items()},
+            'recovered': {name: None if item is None else item.transitions_recovered
+                          for name, item in learners.items()},
+            'lost': collector.transitions - min(received) if received else None,
+        },
+        'waiting_share': {name: None if item is None else share(item.waiting_s, item.running_s)
+                          for name, item in learners.items()},
+        'updates_during_motion': {name: None if item is None else item.updates_in_motion
+                                  for name, item in learners.items()},
+        'policy': {
+            'versions_published': account.versions_published,
+            'versions_applied': None if controller is None else totals['policies_applied'],
+            'rejected': None if controller is None else totals['policies_rejected'],
+            'age_s': _fields(controller, p50='policy_age_p50_s', p99='policy_age_p99_s'),
+            'lag_versions': {'p50': account.lag.percentile(0.5),
+                             'p99': account.lag.percentile(0.99)},
+            'updates': None if policy is None else policy.updates,
+        },
+        'model': {
+            **_fields(model, updates='updates', epochs='epochs'),
+            'validation_loss': _metric(model, 'validation_loss'),
+        },
+        'control': {
+            'rate_hz': getattr(controller, 'rate_hz', None),
+            'ticks': None if controller is None else totals['ticks'],
+            'late_ticks': None if controller is None else totals['late_ticks'],
+            'jitter_ms': _fields(controller, p50='jitter_p50_ms', p99='jitter_p99_ms',
+                                 p999='jitter_p999_ms', max='jitter_max_ms'),
+            'tick_us': _fields(controller, p50='tick_p50_us', p99='tick_p99_us'),
+            'command_gap_ms': _fields(bridge, p50='command_gap_p50_ms', p99='command_gap_p99_ms',
+                                      p999='command_gap_p999_ms', max='command_gap_max_ms'),
+            'scheduler': getattr(controller, 'scheduler', None),
+        },
+        'safety': {
+            'limit_violations_sent': None if bridge is None else totals['limit_violations'],
+            'interventions': None if controller is None else totals['interventions'],
+            'stale_holds': None if controller is None else totals['stale_holds'],
+            'faults': list(account.faults),
+        },
+        'latency_ms': {
+            'transition_to_learner': _worst(learners, 'transition_latency'),
+            'transition_to_first_use': _worst(learners, 'first_use_latency'),
+            'policy_to_controller': _fields(controller, p50='policy_latency_p50_ms',
+                                            p99='policy_latency_p99_ms'),
+        },
+        'evaluation': {
+            'offline': None,
+            'live': _evaluation(evaluation, facts.judged_by) if evaluation else None,
+        },
+        'learning_curve': collector.learning_curve,
+        'respawns': {},
+    }
+
+
+def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
+    """Write ``summary.json``; the restarts that an earlier part of the run counted are kept."""
+    try:
+        earlier = json.loads(folder.summary.read_text())
+    except (OSError, ValueError):
+        earlier = {}
+    if isinstance(earlier, dict) and isinstance(earlier.get('respawns'), dict):
+        summary = {**summary, 'respawns': earlier['respawns']}
+    write_atomically(folder.summary, json.dumps(finite(summary), indent=2) + '\n')
+
+
+def _evaluation(results: Sequence[EpisodeResult], judged_by: str | None) -> dict[str, Any]:
+    distances = [result.distance_m for result in results]
+    returns = [result.ret for result in results]
+    return {
+        'episodes': len(results),
+        'success_rate': float(np.mean([result.success for result in results])),
+        'final_distance_m': {'median': float(np.median(distances)),
+                             'p95': float(np.percentile(distances, 95))},
+        'return': {'mean': float(np.mean(returns)), 'std': float(np.std(returns))},
+        'policy_version': str(results[-1].policy_version),
+        'judged_by': judged_by,
+    }
+
+
+def _fields(message: Any, **names: str) -> dict[str, Any]:
+    return {key: None if message is None else getattr(message, name)
+            for key, name in names.items()}
+
+
+def _metric(message: Any, name: str) -> float | None:
+    if message is None or name not in list(message.metric_names):
+        return None
+    return float(message.metric_values[list(message.metric_names).index(name)])
+
+
+def _worst(learners: dict[str, Any], name: str) -> dict[str, Any]:
+    """Give the figures of the learner that is worse off, and those of each."""
+    each = {learner: _fields(message, p50=f'{name}_p50_ms', p99=f'{name}_p99_ms')
+            for learner, message in learners.items() if message is not None}
+    worst: dict[str, Any] = {
+        key: max((figures[key] for figures in each.values()), default=None)
+        for key in ('p50', 'p99')}
+    return {**worst, **each}
