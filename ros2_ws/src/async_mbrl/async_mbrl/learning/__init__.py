@@ -1,0 +1,1 @@
+"""torch: buffers, dynamics ensemble, imagined rollouts, policies, algorithms, the two learners."""

@@ -1,0 +1,95 @@
+"""What the two learners have in common, so that one program carries messages for both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from async_mbrl.core.snapshot import Snapshot, Version
+from async_mbrl.core.transition import Transition
+
+
+def learner_seed(run_seed: int, name: str) -> int:
+    """Seed of a learner by its name: learners of one run must not draw the same numbers."""
+    entropy = np.random.SeedSequence([run_seed, *name.encode()])
+    return int(entropy.generate_state(1, np.uint64)[0] >> 1)
+
+
+class LearningDiverged(RuntimeError):
+    """Parameters are no longer finite; nothing of them may be published or saved."""
+
+
+class Learner(Protocol):
+    """A worker that takes what arrived, does one short step, and hands out what changed.
+
+    It knows neither clocks nor messages. ``step`` lasts about 0.1 s at most, so that data are taken
+    promptly by whoever alternates between the two.
+    """
+
+    @property
+    def next_transition(self) -> int:
+        """All transitions with number below this were taken."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something worth handing out yet."""
+        ...
+
+    @property
+    def model_version(self) -> Version:
+        """Version of the newest model taken; (0, 0) for the learner of the model itself."""
+        ...
+
+    @property
+    def updates(self) -> int:
+        """Gradient updates over the whole run."""
+        ...
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data over the whole run."""
+        ...
+
+    def take(self, transitions: Sequence[Transition]) -> None:
+        """Take transitions in the order of their numbers, the first being the next one."""
+        ...
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """Take parameters of the other learner; those that are not newer are ignored."""
+        ...
+
+    def step(self) -> bool:
+        """Learn for a moment; False if there is nothing to learn from."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Give what was learned, under a new version.
+
+        Raises:
+            LearningDiverged: a parameter is not finite.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            LearningDiverged: a parameter is not finite; the checkpoint before stands.
+        """
+        ...
+
+    def restore(self, folder: Path) -> int:
+        """Go on from a checkpoint, if there is one; give the number of the next transition wanted.
+
+        Raises:
+            CheckpointError: it is damaged or belongs to something else.
+        """
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars that tell how it goes."""
+        ...

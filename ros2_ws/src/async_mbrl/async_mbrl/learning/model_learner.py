@@ -1,0 +1,288 @@
+"""The worker that learns the dynamics ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from async_mbrl.core.snapshot import NO_VERSION, Snapshot, Version
+from async_mbrl.core.transition import Transition
+from async_mbrl.learning import checkpoint
+from async_mbrl.learning.adam import Adam
+from async_mbrl.learning.buffer import TransitionBuffer
+from async_mbrl.learning.config import ModelConfig
+from async_mbrl.learning.dynamics import make_dynamics
+from async_mbrl.learning.early_stopping import EarlyStopping
+from async_mbrl.learning.learner import LearningDiverged
+from async_mbrl.learning.normalisation import StatisticsRefresh
+from async_mbrl.learning.split import ValidationSplit
+
+_HORIZONS = (10, 30)
+
+
+class ModelLearner:
+    """Learns an ensemble from all transitions so far, continuously or until members stop early.
+
+    What is published is a running average of the weights. Each episode is first predicted by the
+    ensemble as it was before the episode began, and only judged by that.
+    """
+
+    def __init__(self, config: ModelConfig, task: Any, *, seed: int, incarnation: int = 1) -> None:
+        """Build an ensemble that has learned nothing.
+
+        Args:
+            config: settings.
+            task: see :mod:`async_mbrl.tasks`.
+            seed: of the initial weights and of what is drawn.
+            incarnation: which start of this learner it is; part of the versions it gives out.
+        """
+        self._config = config
+        self._task = task
+        self._generator = torch.Generator().manual_seed(seed)
+        self.dynamics = make_dynamics(config, task, self._generator)
+        self.average, self._before_episode = (
+            make_dynamics(config, task, self._generator).requires_grad_(False) for _ in range(2))
+        self.average.load_state_dict(self.dynamics.state_dict())
+        self._parameters: list[torch.Tensor] = list(self.dynamics.parameters())
+        self._averaged: list[torch.Tensor] = list(self.average.parameters())
+        self._optimizer = Adam(self._parameters, config.learning_rate, config.weight_decay)
+        self.buffer = TransitionBuffer(config.capacity, task.state_size, task.action_size)
+        self._statistics = StatisticsRefresh(config.clamp_margin)
+        self._stopping: EarlyStopping | None = None
+        self._split: ValidationSplit | None = None
+        if config.early_stopping:
+            self._stopping = EarlyStopping(config.members, config.persistence)
+            self._split = ValidationSplit(config.members, config.capacity,
+                                          config.validation_share)
+        self._episode: list[Transition] = []
+        self._judged = False
+        self._incarnation = incarnation
+        self._counter = 0
+        self._epoch_updates = 0
+        self.updates = 0
+        self.epochs = 0.0
+        self._metrics: dict[str, float] = {}
+        self._training_loss = torch.zeros(())
+
+    @property
+    def next_transition(self) -> int:
+        """All transitions with number below this were taken."""
+        return self.buffer.next_number
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something worth handing out yet: a model that has learned."""
+        return self.updates > 0
+
+    @property
+    def model_version(self) -> Version:
+        """None: the model depends on data only."""
+        return NO_VERSION
+
+    def take(self, transitions: Sequence[Transition]) -> None:
+        """Take transitions in the order of their numbers, the first being the next one."""
+        if not transitions:
+            return
+        first = self.buffer.next_number
+        self.buffer.append(transitions)
+        if self._split is not None:
+            self._split.append(first, len(transitions), self._generator)
+        for transition in transitions:
+            self._follow_episode(transition)
+        described = self._statistics.due(self.buffer)
+        if described is not None:
+            self.dynamics.normalise(described)
+            self.average.normalise(described)
+        if self._stopping is not None:
+            self._stopping.new_data()
+            self._epoch_updates = 0
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """Ignore it: the model depends on data only."""
+
+    def step(self) -> bool:
+        """Take a few updates; False before there are data, or if all members stopped early."""
+        config = self._config
+        if len(self.buffer) < config.minimum_transitions:
+            return False
+        if self._stopping is not None and not self._stopping.active.any():
+            return False
+        allowed = config.updates_per_step
+        if config.max_updates_per_transition:
+            limit = int(config.max_updates_per_transition * self.buffer.next_number)
+            allowed = min(allowed, limit - self.updates)
+        if self._split is not None:
+            allowed = min(allowed, self._epoch_length() - self._epoch_updates)
+        if allowed <= 0:
+            return False
+        for _ in range(allowed):
+            self._update()
+        self.epochs += allowed / self._epoch_length()
+        if self._stopping is not None:
+            self._epoch_updates += allowed
+            if self._epoch_updates >= self._epoch_length():
+                self._epoch_updates = 0
+                self._end_epoch()
+        return True
+
+    def snapshot(self) -> Snapshot:
+        """Give the averaged ensemble with normalisation and data range, under a new version.
+
+        Raises:
+            LearningDiverged: a parameter is not finite.
+        """
+        self._check_finite()
+        version = Version(self._incarnation, self._counter)
+        self._counter += 1
+        return Snapshot(
+            kind='model', version=version, architecture=self.dynamics.architecture(),
+            tensors=self.average.tensors(), trained_on_transitions=self.buffer.next_number,
+            updates=self.updates, model_version=NO_VERSION)
+
+    def metrics(self) -> dict[str, float]:
+        """Training loss, and how the newest complete episode was predicted before learning from it.
+
+        ``validation_loss``: one-step, as it is minimised. ``open_loop_error_<steps>_m``: mean
+        distance of the tool points that many steps after the start, predicted from the first state
+        and the actions alone.
+        """
+        return {'training_loss': float(self._training_loss), **self._metrics}
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            LearningDiverged: a parameter is not finite; the checkpoint before stands.
+        """
+        self._check_finite()
+        tensors = {
+            **checkpoint.prefixed('dynamics', self.dynamics.state_dict()),
+            **checkpoint.prefixed('average', self.average.state_dict()),
+            **checkpoint.prefixed('optimizer', self._optimizer.tensors()),
+            **checkpoint.prefixed('buffer', self.buffer.tensors()),
+            'generator': self._generator.get_state()}
+        if self._split is not None:
+            tensors.update(checkpoint.prefixed('split', self._split.tensors()))
+        about = {'next_transition': self.buffer.next_number, 'updates': self.updates,
+                 'epochs': self.epochs, 'epoch_updates': self._epoch_updates,
+                 'metrics': self._metrics,
+                 'stopping': None if self._stopping is None else self._stopping.state()}
+        checkpoint.write(folder, self._identity(), tensors, about)
+
+    def restore(self, folder: Path) -> int:
+        """Go on from a checkpoint, if there is one; give the number of the next transition wanted.
+
+        Raises:
+            CheckpointError: it is damaged or belongs to something else.
+        """
+        found = checkpoint.read(folder, self._identity())
+        if found is None:
+            return self.buffer.next_number
+        tensors, about = found
+        self.buffer.load(checkpoint.part('buffer', tensors))
+        self.dynamics.load_state_dict(checkpoint.part('dynamics', tensors))
+        self.average.load_state_dict(checkpoint.part('average', tensors))
+        self._optimizer.load(checkpoint.part('optimizer', tensors))
+        self._generator.set_state(tensors['generator'])
+        if self._split is not None and self._stopping is not None:
+            self._split.load(checkpoint.part('split', tensors), self.buffer.next_number)
+            self._stopping.load(about['stopping'])
+        self.updates, self.epochs = about['updates'], about['epochs']
+        self._epoch_updates, self._metrics = about['epoch_updates'], about['metrics']
+        return self.buffer.next_number
+
+    def _identity(self) -> dict[str, Any]:
+        architecture = self.dynamics.architecture()
+        return {'learner': 'model_learner', 'capacity': self._config.capacity,
+                'early_stopping': self._config.early_stopping, **architecture}
+
+    def _epoch_length(self) -> int:
+        """Give the updates that pass over the training data once."""
+        rows = len(self.buffer)
+        if self._split is not None:
+            rows = self._split.largest_training_set
+        return max(1, -(-rows // self._config.batch))
+
+    def _update(self) -> None:
+        """Take one gradient step on an independent batch for each member."""
+        config = self._config
+        shape = (config.members, config.batch)
+        if self._split is None:
+            rows = torch.randint(len(self.buffer), shape, generator=self._generator)
+        else:
+            rows = self._split.draw(shape[1], self._generator)
+        loss = self.dynamics.errors(*self.buffer.batch(rows)).mean(1)
+        gradients = torch.autograd.grad(loss.sum(), self._parameters)
+        stopped = None if self._stopping is None else ~self._stopping.active
+        if stopped is not None and stopped.any():
+            self._step_without(stopped, gradients)
+        else:
+            self._optimizer.step(gradients)
+        self.updates += 1
+        rate = max(config.average, 1.0 / self.updates)
+        torch._foreach_lerp_(self._averaged, [p.detach() for p in self._parameters], rate)
+        self._training_loss = loss.detach().mean()
+
+    @torch.no_grad()
+    def _step_without(self, stopped: np.ndarray, gradients: Sequence[torch.Tensor]) -> None:
+        """Let the optimiser step, but leave stopped members and their moments as they are."""
+        members = torch.from_numpy(np.flatnonzero(stopped))
+        kept = [(tensor, tensor[members].clone())
+                for tensors in (self._parameters, *self._optimizer.moments) for tensor in tensors]
+        self._optimizer.step(gradients)
+        for tensor, before in kept:
+            tensor[members] = before
+
+    @torch.no_grad()
+    def _end_epoch(self) -> None:
+        """Judge each member by its validation data and stop those that no longer gain."""
+        assert self._split is not None and self._stopping is not None
+        rows, weights = self._split.validation_rows()
+        loss = (self.dynamics.errors(*self.buffer.batch(rows)) * weights).sum(1)
+        self._stopping.epoch(loss.numpy().astype(float))
+        self._metrics['holdout_loss'] = float(loss.mean())
+        self._metrics['active_members'] = float(self._stopping.active.sum())
+
+    def _follow_episode(self, transition: Transition) -> None:
+        """Collect the transitions of an episode; judge the prediction of it when it is over."""
+        if transition.step == 0:
+            self._episode = []
+            self._judged = self.updates > 0
+            if self._judged:
+                self._before_episode.load_state_dict(self.average.state_dict())
+        self._episode.append(transition)
+        if (transition.terminated or transition.truncated) and self._judged:
+            self._judged = False
+            self._judge_episode()
+
+    @torch.inference_mode()
+    def _judge_episode(self) -> None:
+        members, size = self._config.members, self._task.state_size
+        observed = torch.from_numpy(np.stack(
+            [self._episode[0].observation, *(t.next_observation for t in self._episode)]))
+        states = observed[:, :size].expand(members, -1, -1)
+        actions = torch.from_numpy(np.stack(
+            [t.action_applied for t in self._episode])).expand(members, -1, -1)
+        model = self._before_episode
+        errors = model.errors(states[:, :-1], actions, states[:, 1:])
+        self._metrics['validation_loss'] = float(errors.mean())
+        tool = getattr(self._task, 'tool', None)
+        if tool is None:
+            return
+        predicted = states[:, :1]
+        for step in range(min(max(_HORIZONS), len(self._episode))):
+            predicted = model.predict(predicted, actions[:, step:step + 1])
+            if step + 1 in _HORIZONS:
+                error = (predicted - states[:, step + 1:step + 2])[..., tool]
+                distance = error.unflatten(-1, (-1, 3)).norm(dim=-1).mean()
+                self._metrics[f'open_loop_error_{step + 1}_m'] = float(distance)
+
+    def _check_finite(self) -> None:
+        for name, value in self.dynamics.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise LearningDiverged(f'model: {name} is no longer finite after {self.updates} '
+                                       f'updates on {self.buffer.next_number} transitions')

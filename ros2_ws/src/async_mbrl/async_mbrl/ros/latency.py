@@ -1,0 +1,28 @@
+"""How long messages take from their publisher to where they are used."""
+
+from __future__ import annotations
+
+import threading
+
+from async_mbrl.control.histogram import BINS, percentiles, record
+
+
+class LatencyRecord:
+    """Latencies over the whole run; may be written by one thread and read by another."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._bins = [0] * BINS
+        self._lock = threading.Lock()
+
+    def add(self, published_ns: int, now_ns: int) -> None:
+        """Count one message, both times by the system clock, ns; 0 stands for not known."""
+        if published_ns > 0:
+            with self._lock:
+                record(self._bins, max(0, now_ns - published_ns) * 1e-9)
+
+    def percentiles_ms(self) -> tuple[float, float]:
+        """Give the 50th and the 99th percentile, ms; 0 without any message."""
+        with self._lock:
+            median, high = percentiles(self._bins, (0.5, 0.99))
+        return median * 1e3, high * 1e3

@@ -1,0 +1,216 @@
+"""Both learners as processes, fed by a scripted stream: late start, gap, restart, damage."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import learning_rig
+import pytest
+import rclpy
+import yaml
+from async_mbrl_interfaces import msg
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import serialize_message
+
+from async_mbrl.core import snapshot as snapshots
+from async_mbrl.core.network import PolicyNetworkConfig, policy_architecture
+from async_mbrl.core.run import RunFolder
+from async_mbrl.ros import qos
+from async_mbrl.ros.convert import (
+    SnapshotAssembler,
+    transition_to_message,
+    version_from_message,
+)
+from async_mbrl.ros.streams import TRANSITIONS, StreamPublisher
+
+TIMEOUT_S = 30.0
+NETWORK = {'hidden': [16, 16], 'activation': 'tanh', 'squash': 'clip'}
+MODEL = {'members': 2, 'hidden': [16, 16], 'publish_interval_s': 0.1}
+IMPROVEMENT = {'rollouts': 10, 'horizon': 5, 'value_hidden': [16]}
+SECTIONS = {'model_learner': ('model',),
+            'policy_learner': ('model', 'network', 'exploration', 'improvement')}
+
+
+class Script:
+    """Plays robot_interface and controller for learners that run as processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.task = learning_rig.make_task()
+        self.plant = learning_rig.Plant(self.task)
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = Node('script', context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.kept: list[bytes] = []
+        self.stream = StreamPublisher(
+            self.node, TRANSITIONS, fetch=lambda first, count: self.kept[first:first + count])
+        self.run_status = self.node.create_publisher(msg.RunStatus, 'run_status', qos.STATUS)
+        self.statuses: dict[str, msg.LearnerStatus] = {}
+        self.policies: list[snapshots.Snapshot] = []
+        network = PolicyNetworkConfig(tuple(NETWORK['hidden']), 'tanh', 'clip')
+        self.assembler = SnapshotAssembler('policy', policy_architecture(network, self.task))
+        self.node.create_subscription(msg.LearnerStatus, 'learner_status', self._on_status,
+                                      qos.STATUS)
+        self.node.create_subscription(msg.ParameterSnapshot, 'policy_parameters', self._on_policy,
+                                      qos.snapshots(4))
+        self.processes: list[subprocess.Popen[str]] = []
+        self.thread = threading.Thread(target=self.executor.spin, daemon=True)
+        self.thread.start()
+
+    def _on_status(self, message: msg.LearnerStatus) -> None:
+        self.statuses[message.name] = message
+
+    def _on_policy(self, message: msg.ParameterSnapshot) -> None:
+        found = self.assembler.add(message)
+        if found is not None:
+            self.policies.append(found)
+
+    def start(self, name: str) -> subprocess.Popen[str]:
+        parts = {'model': MODEL, 'network': NETWORK, 'exploration': {'initial_steps': 10},
+                 'improvement': IMPROVEMENT}
+        parameters = {
+            'run': {'run_dir': str(self.folder), 'seed': 3, 'algorithm': 'me_ppo'},
+            'robot': learning_rig.ROBOT, 'task': learning_rig.TASK,
+            **{section: parts[section] for section in SECTIONS[name]}}
+        file = self.folder / f'{name}.yaml'
+        file.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
+        process = subprocess.Popen(
+            [sys.executable, '-m', f'async_mbrl.nodes.{name}', '--ros-args', '--params-file',
+             str(file)], stderr=subprocess.PIPE, text=True)
+        self.processes.append(process)
+        return process
+
+    def collect(self, episodes: int, *, publish: bool = True) -> None:
+        """Let transitions exist; those not published can only be asked for."""
+        for transition in self.plant.explore(episodes):
+            message = transition_to_message(transition, self.node.get_clock().now().to_msg())
+            message.publish_time_ns = time.time_ns()
+            self.kept.append(serialize_message(message))
+            if publish:
+                self.stream.publish(message)
+            else:
+                self.stream.next_number = message.number + 1
+
+    def tell(self, phase: int) -> None:
+        self.run_status.publish(msg.RunStatus(
+            phase=phase, in_motion=phase == msg.RunStatus.LEARNING,
+            next_transition=len(self.kept)))
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + TIMEOUT_S
+        while not condition():
+            for process in self.processes:
+                assert process.poll() in (None, 0, -signal.SIGKILL), process.stderr.read()
+            assert time.monotonic() < end, f'{what}; statuses: {self.statuses}'
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            process.stderr.close()
+        self.executor.shutdown()
+        self.thread.join(5.0)
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Script]:
+    script = Script(tmp_path)
+    yield script
+    script.close()
+
+
+def test_learners_miss_nothing_and_end_with_the_run(script: Script) -> None:
+    folder = RunFolder(script.folder)
+    policy_learner = script.start('policy_learner')
+    script.until(lambda: bool(script.policies), 'no first policy')
+    first = script.policies[0]
+    assert first.version == (1, 0)
+    assert first.exploration_std == 1.0
+
+    # The model learner is late: what was published before it came it must ask for.
+    script.collect(3)
+    model_learner = script.start('model_learner')
+    script.tell(msg.RunStatus.LEARNING)
+    for name in SECTIONS:
+        script.until(lambda name=name: name in script.statuses
+                     and script.statuses[name].next_transition == 45
+                     and script.statuses[name].updates > 0, f'{name} does not learn')
+    assert script.statuses['model_learner'].transitions_recovered > 0
+    assert script.statuses['policy_learner'].model_version.incarnation == 1
+
+    # A gap: 15 transitions that never were on the topic, 15 after them that were.
+    script.collect(1, publish=False)
+    script.collect(1)
+    for name in SECTIONS:
+        script.until(lambda name=name: script.statuses[name].next_transition == 75,
+                     f'{name} misses transitions after a gap')
+
+    # The very last ones get lost: only the status tells of them.
+    script.collect(1, publish=False)
+    script.tell(msg.RunStatus.FINISHING)
+    for name in SECTIONS:
+        script.until(lambda name=name: script.statuses[name].state == msg.LearnerStatus.FINISHED,
+                     f'{name} does not finish')
+        status = script.statuses[name]
+        assert status.next_transition == 90
+        assert status.updates_in_motion > 0
+        assert 0 < status.transition_latency_p50_ms < 1000
+        assert 0 < status.first_use_latency_p50_ms < 5000
+    newest = version_from_message(script.statuses['policy_learner'].version)
+    script.until(lambda: script.policies[-1].version == newest, 'the last policy did not come')
+    assert script.policies[-1].trained_on_transitions == 90
+    assert script.policies[-1].exploration_std < 0.25
+
+    script.tell(msg.RunStatus.DONE)
+    assert model_learner.wait(10) == 0
+    assert policy_learner.wait(10) == 0
+    assert snapshots.decode(folder.policy.read_bytes()).version == newest
+    assert snapshots.decode(folder.first_policy.read_bytes()).version == first.version
+
+
+def test_learner_goes_on_after_a_signal_and_after_being_killed(script: Script) -> None:
+    learner = script.start('model_learner')
+    script.collect(3)
+    script.tell(msg.RunStatus.LEARNING)
+    script.until(lambda: 'model_learner' in script.statuses
+                 and script.statuses['model_learner'].updates > 50, 'does not learn')
+    learner.send_signal(signal.SIGINT)
+    assert learner.wait(5) == 0
+    saved = script.statuses['model_learner']
+
+    script.collect(1)
+    script.tell(msg.RunStatus.LEARNING)
+    learner = script.start('model_learner')
+    script.until(lambda: script.statuses['model_learner'].version.incarnation == 2,
+                 'did not start again')
+    script.until(lambda: script.statuses['model_learner'].next_transition == 60,
+                 'did not catch up')
+    again = script.statuses['model_learner']
+    assert again.updates >= saved.updates
+    assert again.transitions_recovered == 15    # the others were in the checkpoint
+
+    learner.kill()
+    learner.wait()
+    index = RunFolder(script.folder).learner('model_learner')
+    file = next(index.glob('checkpoint-*.safetensors'))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    refused = script.start('model_learner')
+    assert refused.wait(20) == 2
+    error = refused.stderr.read()
+    assert 'SHA-256' in error
+    assert 'Traceback' not in error
