@@ -130,7 +130,7 @@ def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f'{name} {tensor.dtype.str} {tensor.shape}\n'.encode())
-        digest.update(np.ascontiguousarray(tensor))
+        digest.update(tensor.tobytes())
     return digest.hexdigest()
 
 

@@ -1,0 +1,1 @@
+"""numpy: the real-time loop, policy inference, limits, watchdogs, what may move and when."""

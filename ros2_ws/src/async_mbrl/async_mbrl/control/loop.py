@@ -1,0 +1,183 @@
+"""The real-time process: ticks at absolute deadlines, talks to its parent by shared memory.
+
+Started by :class:`async_mbrl.control.process.LoopProcess`; imports neither rclpy nor torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+import traceback
+
+import numpy as np
+
+from async_mbrl.control.core import FAULT, IDLE, STATES, ControlCore
+from async_mbrl.control.histogram import record
+from async_mbrl.control.mailbox import COUNTER, RingOverrun, SharedBlock, from_text, text
+from async_mbrl.control.pacer import Pacer
+from async_mbrl.control.policy import PolicyLayout
+from async_mbrl.control.realtime import (
+    die_with_parent,
+    lock_memory,
+    shorten_timer_slack,
+)
+from async_mbrl.control.settings import LoopSettings
+from async_mbrl.core.realtime import use_fifo
+
+IDLE_WAKE_TICKS = 5
+"""The parent is woken at least every so many ticks, so that it sees the loop alive."""
+
+
+class ControlLoop:
+    """Drive a :class:`ControlCore` from the mailboxes, at the rate of the robot."""
+
+    def __init__(self, settings: LoopSettings, descriptor: int, wake: int) -> None:
+        """Build the core and map the mailboxes.
+
+        Args:
+            settings: of the loop.
+            descriptor: memory file that both processes map.
+            wake: eventfd on which the parent waits.
+        """
+        robot, factor = settings.robot, settings.real_time_factor
+        task = settings.make_task()
+        self._block: SharedBlock = settings.make_block(descriptor, task)
+        self.counters = self._block.counters
+        """Counters that the parent sees."""
+        # Faster than real time the machine's own delays count for more robot time.
+        self._core = ControlCore(robot, task, settings.network,
+                                 state_timeout_s=robot.state_timeout_s * max(1.0, factor))
+        self._layout = PolicyLayout(task, settings.network)
+        self._wake = wake
+        self._period_ns = round(1e9 / (robot.control_rate_hz * factor))
+        self._robot_seconds_per_ns = 1e-9 * factor
+        self._joints = robot.joints
+        self._position = np.zeros(robot.joints)
+        self._velocity = np.zeros(robot.joints)
+        self._state_time_s = float('-inf')
+        self._command = np.zeros(1 + robot.joints)
+        self._policies_applied = 0
+        self._fault_told = False
+
+    def run(self, stop: list[bool]) -> None:
+        """Tick until ``stop`` is not empty or the parent asks for the end; end safely."""
+        counters, core = self.counters, self._core
+        ticks, late_ticks, state = COUNTER['ticks'], COUNTER['late_ticks'], COUNTER['state']
+        asked_to_stop, worst = COUNTER['stop'], COUNTER['worst_lateness_ns']
+        lateness, durations = self._block.lateness, self._block.durations
+        half_period_ns = self._period_ns // 2
+        pacer = Pacer(self._period_ns)
+        try:
+            while not stop and not counters[asked_to_stop]:
+                late_ns = pacer.wait()
+                begin_ns = time.monotonic_ns()
+                sent = self._tick(pacer.deadline_ns * self._robot_seconds_per_ns)
+                counters[ticks] += 1
+                counters[state] = STATES.index(core.state)
+                if core.state != IDLE:
+                    record(lateness, late_ns * 1e-9)
+                    record(durations, (time.monotonic_ns() - begin_ns) * 1e-9)
+                    if late_ns > half_period_ns:
+                        counters[late_ticks] += 1
+                        counters[worst] = max(counters[worst], late_ns)
+                    elif late_ns > counters[worst]:
+                        counters[worst] = late_ns
+                    counters[COUNTER['missed']] = pacer.missed
+                if sent or counters[ticks] % IDLE_WAKE_TICKS == 0:
+                    os.eventfd_write(self._wake, 1)
+        finally:
+            self._end()
+
+    def _tick(self, time_s: float) -> bool:
+        block, core = self._block, self._core
+        state = block.states.latest()
+        if state is not None:
+            values = np.frombuffer(state)
+            self._state_time_s = float(values[0])
+            self._position = values[1:1 + self._joints]
+            self._velocity = values[1 + self._joints:]
+        policy = block.policies.latest()
+        if policy is not None:
+            core.set_policy(self._layout.unpack(policy))
+        try:
+            while (order := block.get_order()) is not None:
+                core.command(order)
+        except RingOverrun as error:
+            core.fail(f'episode commands were lost: {error}')
+        fault = block.faults.latest()
+        if fault is not None:
+            core.fail(from_text(fault))
+        command = core.tick(time_s, self._position, self._velocity, self._state_time_s)
+        if command is not None:
+            self._send(time_s, command)
+        events = core.drain()
+        for event in events:
+            block.put_step(event)
+        if core.policies_applied != self._policies_applied:
+            self._report_policy()
+        if core.state == FAULT and not self._fault_told:
+            self._fault_told = True
+            block.fault.write(text(core.fault))
+        counters = self.counters
+        counters[COUNTER['interventions']] = core.interventions
+        counters[COUNTER['stale_holds']] = core.stale_holds
+        return command is not None or bool(events)
+
+    def _send(self, time_s: float, command: np.ndarray) -> None:
+        self._command[0] = time_s
+        self._command[1:] = command
+        self._block.commands.write(self._command.tobytes())
+        self.counters[COUNTER['active']] = 1
+
+    def _report_policy(self) -> None:
+        self._policies_applied = self._core.policies_applied
+        self.counters[COUNTER['policies_applied']] = self._policies_applied
+        policy = self._core.policy
+        if policy is not None:
+            self._block.adoptions.write(np.array(
+                [policy.version.incarnation, policy.version.counter, policy.publish_time_ns,
+                 time.time_ns()], np.int64).tobytes())
+
+    def _end(self) -> None:
+        safe = self._core.safe_command()
+        if safe is not None:
+            self._send(time.monotonic_ns() * self._robot_seconds_per_ns, safe)
+        self.counters[COUNTER['ended']] = 1
+        os.eventfd_write(self._wake, 1)
+
+
+def main() -> int:
+    """Run the loop: ``python -m async_mbrl.control.loop <memory fd> <eventfd>``.
+
+    Reads :class:`LoopSettings` as JSON from standard input.
+    """
+    descriptor, wake = int(sys.argv[1]), int(sys.argv[2])
+    settings = LoopSettings.from_json(sys.stdin.read())
+    die_with_parent(settings.parent)
+    stop: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+    # Ctrl-C reaches the whole process group; the parent decides when the arm is let go.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loop = ControlLoop(settings, descriptor, wake)
+    counters = loop.counters
+    shorten_timer_slack()
+    if settings.priority and use_fifo(settings.priority).startswith('SCHED_FIFO'):
+        counters[COUNTER['realtime']] = settings.priority
+    counters[COUNTER['memory_locked']] = int(lock_memory())
+    # Nothing in the loop makes cycles; a collection in the middle would only delay it.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        loop.run(stop)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

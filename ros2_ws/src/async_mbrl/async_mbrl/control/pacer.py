@@ -1,0 +1,35 @@
+"""Absolute deadlines on the steady clock."""
+
+from __future__ import annotations
+
+import time
+
+
+class Pacer:
+    """Wait for one deadline after the other; deadlines that passed are left out, not made up for.
+
+    However late one tick is, the next is back on the grid: delays never make a burst.
+    """
+
+    def __init__(self, period_ns: int) -> None:
+        """Begin a grid of deadlines with the next whole period."""
+        self._period_ns = period_ns
+        self.missed = 0
+        """Deadlines left out."""
+        self.deadline_ns = (time.monotonic_ns() // period_ns + 1) * period_ns
+        """The newest deadline that has come, on the steady clock."""
+
+    def wait(self) -> int:
+        """Return when the next deadline has come, with the lateness against it, ns."""
+        deadline = self.deadline_ns + self._period_ns
+        now = time.monotonic_ns()
+        if now < deadline:
+            time.sleep((deadline - now) * 1e-9)
+            now = time.monotonic_ns()
+        late = now - deadline
+        if late >= self._period_ns:
+            left_out = late // self._period_ns
+            self.missed += left_out
+            deadline += left_out * self._period_ns
+        self.deadline_ns = deadline
+        return late

@@ -1,0 +1,187 @@
+"""The control loop as seen from its parent: starting it, talking to it, seeing it die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from async_mbrl.control.core import STATES, ticks_per_step
+from async_mbrl.control.histogram import percentiles
+from async_mbrl.control.mailbox import COUNTER, SharedBlock, from_text, text
+from async_mbrl.control.policy import PolicyLayout, PolicyParameters
+from async_mbrl.control.settings import LoopSettings
+from async_mbrl.core.snapshot import Version
+from async_mbrl.core.transition import ControlStep, EpisodeCommand
+
+_ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
+
+
+@dataclass(frozen=True)
+class Punctuality:
+    """Lateness of ticks against their deadlines and time they take, while not idle."""
+
+    p50_s: float
+    p99_s: float
+    p999_s: float
+    max_s: float
+    tick_p50_s: float
+    tick_p99_s: float
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """The first tick with a policy."""
+
+    version: Version
+    publish_time_ns: int
+    first_tick_ns: int
+
+
+class LoopProcess:
+    """The process of the control loop and the parent's side of its mailboxes.
+
+    Must be created by a thread that lives as long as the loop shall: the kernel kills the loop
+    when that thread ends.
+    """
+
+    def __init__(self, settings: LoopSettings) -> None:
+        """Start the loop.
+
+        Raises:
+            ConfigError: the settings do not fit each other.
+        """
+        ticks_per_step(settings.robot, settings.task)
+        task = settings.make_task()
+        self._layout = PolicyLayout(task, settings.network)
+        memory = os.memfd_create('async_mbrl_control')
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK)
+        """Readable when the loop has something to say."""
+        self._block: SharedBlock = settings.make_block(memory, task)
+        self._joints = settings.robot.joints
+        self._state = np.zeros(1 + 2 * self._joints)
+        self._reason = ''
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'async_mbrl.control.loop', str(memory), str(self.wake)],
+            stdin=subprocess.PIPE, pass_fds=(memory, self.wake),
+            env={**os.environ, **_ONE_THREAD})
+        os.close(memory)
+        assert self._process.stdin is not None
+        self._process.stdin.write(settings.to_json().encode())
+        self._process.stdin.close()
+
+    # ---- to the loop ----
+
+    def put_state(self, time_s: float, position: np.ndarray, velocity: np.ndarray) -> None:
+        """Hand over measured joints (n,), rad and rad/s, received at a robot time, s."""
+        joints = self._joints
+        self._state[0] = time_s
+        self._state[1:1 + joints] = position
+        self._state[1 + joints:] = velocity
+        self._block.states.write(self._state.tobytes())
+
+    def put_order(self, command: EpisodeCommand) -> None:
+        """Hand over an episode command.
+
+        Raises:
+            ValueError: its arrays are far too large.
+        """
+        self._block.put_order(command)
+
+    def put_policy(self, parameters: PolicyParameters) -> None:
+        """Hand over a verified policy.
+
+        Raises:
+            SnapshotError: its tensors have other shapes than the network.
+        """
+        self._block.policies.write(self._layout.pack(parameters))
+
+    def fail(self, reason: str) -> None:
+        """Ask the loop to go to fault."""
+        self._block.faults.write(text(reason))
+
+    # ---- from the loop ----
+
+    def clear_wake(self) -> None:
+        """Take note of all wake-ups so far; call before reading."""
+        with contextlib.suppress(BlockingIOError):     # none since the last time
+            os.eventfd_read(self.wake)
+
+    def newest_command(self) -> bytes | None:
+        """Give the newest command not given yet, as (n,) doubles."""
+        record = self._block.commands.latest()
+        return None if record is None else record[8:]
+
+    def next_step(self) -> ControlStep | None:
+        """Give the next event.
+
+        Raises:
+            RingOverrun: events were not read in time and are lost.
+        """
+        return self._block.get_step()
+
+    def next_adoption(self) -> Adoption | None:
+        """Give the next first tick of a policy."""
+        record = self._block.adoptions.next()
+        if record is None:
+            return None
+        incarnation, counter, published, first_tick = np.frombuffer(record, np.int64)
+        return Adoption(Version(int(incarnation), int(counter)), int(published), int(first_tick))
+
+    def count(self, name: str) -> int:
+        """Give a counter by its name in :data:`async_mbrl.control.mailbox.COUNTERS`."""
+        return self._block.counters[COUNTER[name]]
+
+    @property
+    def state(self) -> str:
+        """What the loop does: idle, moving, running, holding or fault."""
+        return STATES[self.count('state')]
+
+    @property
+    def fault(self) -> str:
+        """Reason of the fault, empty without one."""
+        record = self._block.fault.latest()
+        if record is not None:
+            self._reason = from_text(record)
+        return self._reason
+
+    @property
+    def scheduler(self) -> str:
+        """Scheduler of the loop, with its priority."""
+        priority = self.count('realtime')
+        return f'SCHED_FIFO:{priority}' if priority else 'SCHED_OTHER'
+
+    def punctuality(self) -> Punctuality:
+        """Give how punctual the loop has been so far."""
+        p50, p99, p999 = percentiles(self._block.lateness, (0.5, 0.99, 0.999))
+        tick_p50, tick_p99 = percentiles(self._block.durations, (0.5, 0.99))
+        return Punctuality(p50, p99, p999, self.count('worst_lateness_ns') * 1e-9, tick_p50,
+                           tick_p99)
+
+    # ---- its life ----
+
+    @property
+    def pid(self) -> int:
+        """Process id of the loop."""
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """Exit status of the loop; None while it lives."""
+        return self._process.poll()
+
+    def ask_to_stop(self) -> None:
+        """Ask the loop to send the safe command as its last and to end."""
+        self._block.counters[COUNTER['stop']] = 1
+
+    def join(self, timeout_s: float) -> int:
+        """Wait for the end of the loop, end it by force if it takes too long; give its status."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()

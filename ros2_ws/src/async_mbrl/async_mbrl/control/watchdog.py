@@ -1,0 +1,69 @@
+"""Whether the controller is alive, from its heartbeats. Time is handed in."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from async_mbrl.core.config import param
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """When and how guard acts."""
+
+    timeout_s: float = param(
+        'silence of the controller after which guard sends the safe command, wall time, s', 0.08,
+        minimum=0.03, maximum=0.1)
+    rate_hz: float = param('rate of the safe command while guard acts, Hz', 100.0, minimum=20.0,
+                           maximum=1000.0)
+
+
+class Heartbeat(enum.IntEnum):
+    """State told by a heartbeat of the controller, as in ``SafetyStatus``."""
+
+    IDLE = 0
+    ACTIVE = 1
+    FAULT = 2
+    SHUTDOWN = 3
+
+
+class Watchdog:
+    """Armed by the first heartbeat of an active controller, disarmed when it ended as asked."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """Act after a silence of ``timeout_s``."""
+        self._timeout_s = timeout_s
+        self._last_s = 0.0
+        self.armed = False
+        """Whether a silence will be acted on."""
+        self.acting = False
+        """Whether the safe command has to be sent."""
+        self.trips = 0
+        """Silences that were acted on."""
+
+    def heartbeat(self, state: Heartbeat, now_s: float) -> None:
+        """Take a heartbeat, received at a steady time."""
+        self._last_s = now_s
+        self.acting = False
+        if state == Heartbeat.ACTIVE:
+            self.armed = True
+        elif state == Heartbeat.SHUTDOWN:
+            self.armed = False
+
+    def check(self, now_s: float) -> bool:
+        """Say whether the safe command has to be sent at a steady time."""
+        if self.armed and not self.acting and now_s - self._last_s > self._timeout_s:
+            self.acting = True
+            self.trips += 1
+        return self.acting
+
+    def silence_s(self, now_s: float) -> float:
+        """Time since the last heartbeat, s."""
+        return now_s - self._last_s
+
+    def remaining_s(self, now_s: float) -> float:
+        """Time until silence would be acted on, s; infinite while disarmed or acting."""
+        if not self.armed or self.acting:
+            return float('inf')
+        return max(0.0, self._last_s + self._timeout_s - now_s)

@@ -1,0 +1,132 @@
+"""Policy snapshots from the topic to the control loop, verified on the way."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from typing import Any
+
+from async_mbrl_interfaces import msg
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+
+from async_mbrl.control.acceptance import SnapshotAcceptance, Verdict
+from async_mbrl.control.policy import PolicyLayout, PolicyParameters
+from async_mbrl.control.process import LoopProcess
+from async_mbrl.core.network import PolicyNetworkConfig, policy_architecture
+from async_mbrl.core.realtime import use_fifo
+from async_mbrl.core.snapshot import SnapshotError, architecture_hash
+from async_mbrl.ros import qos
+from async_mbrl.ros.convert import PART_BYTES, SnapshotAssembler
+
+_WAITING_CHECK_S = 0.25
+_MOST_PUBLISHERS = 8
+_PRIORITY = 1
+
+
+class PolicyIntake:
+    """Receive, verify and hand over policy snapshots.
+
+    The callback only keeps the serialised message. A thread of its own decodes, under the lowest
+    real-time priority: below everything that moves the arm, yet never put aside for learners while
+    it holds the interpreter lock, which the threads that move the arm would then wait for.
+    """
+
+    def __init__(self, node: Node, task: Any, network: PolicyNetworkConfig,
+                 loop: LoopProcess) -> None:
+        """Subscribe to ``policy_parameters`` and start the thread."""
+        self._node = node
+        self._loop = loop
+        self._architecture = policy_architecture(network, task)
+        self.architecture_hash = architecture_hash(self._architecture)
+        """Architecture that is accepted, hex."""
+        self.acceptance = SnapshotAcceptance()
+        """What was accepted and refused so far."""
+        parts = -(-PolicyLayout(task, network).size // PART_BYTES) + 1
+        # A snapshot: when decoding cannot keep up, the oldest parts go.
+        self._received: collections.deque[bytes] = collections.deque(maxlen=4 * parts)
+        self._arrived = threading.Event()
+        self._closing = False
+        self._assemblers: dict[str, SnapshotAssembler] = {}
+        self._waiting: tuple[str, PolicyParameters] | None = None
+        self._subscription = node.create_subscription(
+            msg.ParameterSnapshot, 'policy_parameters', self._on_message, qos.snapshots(parts),
+            raw=True)
+        self._thread = threading.Thread(target=self._run, name='policy_intake', daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing = True
+        self._arrived.set()
+        self._thread.join(2.0)
+
+    def _on_message(self, data: bytes) -> None:
+        self._received.append(data)
+        self._arrived.set()
+
+    def _run(self) -> None:
+        use_fifo(_PRIORITY)
+        while not self._closing:
+            self._arrived.wait(_WAITING_CHECK_S if self._waiting else None)
+            self._arrived.clear()
+            while self._received and not self._closing:
+                self._take(deserialize_message(self._received.popleft(), msg.ParameterSnapshot))
+            self._retry()
+
+    def _take(self, message: msg.ParameterSnapshot) -> None:
+        publisher = message.publisher_id
+        self.acceptance.heard(publisher, time.monotonic())
+        try:
+            snapshot = self._assembler(publisher).add(message)
+            if snapshot is None:
+                return
+            parameters = PolicyParameters.from_snapshot(snapshot, message.publish_time_ns)
+        except SnapshotError as error:
+            self._refuse(str(error))
+            return
+        self._offer(publisher, parameters)
+
+    def _assembler(self, publisher: str) -> SnapshotAssembler:
+        if publisher not in self._assemblers:
+            if len(self._assemblers) >= _MOST_PUBLISHERS:
+                self._assemblers.clear()
+            self._assemblers[publisher] = SnapshotAssembler('policy', self._architecture)
+        return self._assemblers[publisher]
+
+    def _offer(self, publisher: str, parameters: PolicyParameters) -> None:
+        before = self.acceptance.refused
+        verdict = self.acceptance.consider(parameters.version, publisher, time.monotonic(),
+                                           self._publishers())
+        if verdict is Verdict.ACCEPT:
+            try:
+                self._loop.put_policy(parameters)
+            except SnapshotError as error:
+                self._refuse(str(error))
+        elif verdict is Verdict.WAIT:
+            self._waiting = (publisher, parameters)
+        if self.acceptance.refused > before:
+            self._log()
+
+    def _retry(self) -> None:
+        """Take the snapshot of a successor once its predecessor has fallen silent."""
+        if self._waiting is None:
+            return
+        publisher, parameters = self._waiting
+        if parameters.version <= self.acceptance.version:
+            self._waiting = None
+        elif self.acceptance.would_accept(publisher, time.monotonic(), self._publishers()):
+            self._waiting = None
+            self._offer(publisher, parameters)
+
+    def _publishers(self) -> int:
+        return self._node.count_publishers(self._subscription.topic_name)
+
+    def _refuse(self, reason: str) -> None:
+        self.acceptance.refuse(reason)
+        self._log()
+
+    def _log(self) -> None:
+        self._node.get_logger().warning(f'policy refused: {self.acceptance.last_reason}',
+                                        throttle_duration_sec=1.0)

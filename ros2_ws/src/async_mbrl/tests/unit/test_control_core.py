@@ -1,0 +1,365 @@
+"""Episodes, moves and holding, tick by tick."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from control_rig import (
+    JOINTS,
+    NETWORK,
+    InertiaPlant,
+    episode,
+    make_reach,
+    make_robot,
+    make_snapshot,
+)
+
+from async_mbrl.control.core import ControlCore
+from async_mbrl.control.exploration import CorrelatedNoise
+from async_mbrl.control.move import PEAK_SPEED, SETTLE_SHARE, MinimumJerkMove
+from async_mbrl.control.policy import PolicyLayout, PolicyParameters
+from async_mbrl.core.config import ConfigError
+from async_mbrl.core.snapshot import SnapshotError, Version
+from async_mbrl.core.transition import CommandKind, EpisodeCommand, Mode, StepKind
+
+PERIOD_S = 0.002
+TICKS_PER_STEP = 50
+
+
+class Bench:
+    """A core on a plant, in lockstep."""
+
+    def __init__(self, **changes):
+        self.robot = make_robot(**changes)
+        self.task = make_reach(self.robot)
+        self.core = ControlCore(self.robot, self.task, NETWORK)
+        self.plant = InertiaPlant(self.robot)
+        self.ticks = 0
+        self.events = []
+        self.sent = []
+        self.state_time_s = None
+
+    def policy(self, **fields) -> None:
+        self.core.set_policy(PolicyParameters.from_snapshot(make_snapshot(self.task, **fields)))
+
+    def order(self, number: int = 0, **fields) -> None:
+        self.core.command(episode(self.robot, number, **fields))
+
+    def tick(self, count: int = 1) -> None:
+        for _ in range(count):
+            time_s = self.ticks * PERIOD_S
+            state_time_s = time_s if self.state_time_s is None else self.state_time_s
+            sent = self.core.tick(time_s, self.plant.position, self.plant.velocity, state_time_s)
+            self.sent.append(None if sent is None else sent.copy())
+            self.plant.step(sent if self.robot.command_interface == 'effort' else None, PERIOD_S)
+            self.events += self.core.drain()
+            self.ticks += 1
+
+    def until(self, kind: StepKind, most: int = 5000):
+        for _ in range(most):
+            if self.events and self.events[-1].kind == kind:
+                return self.events[-1]
+            self.tick()
+        raise AssertionError(f'no {kind.name} within {most} ticks; {self.events}')
+
+    def kinds(self):
+        return [event.kind for event in self.events]
+
+
+def test_idle_sends_nothing_until_asked():
+    bench = Bench()
+    bench.policy()
+    bench.tick(10)
+    assert bench.sent == [None] * 10
+    assert bench.core.state == 'idle'
+
+
+def test_episode_has_exact_times_and_applied_actions():
+    bench = Bench()
+    bench.policy(bias=0.25)
+    bench.order()
+    end = bench.until(StepKind.END)
+    done, *steps, _ = bench.events
+    assert bench.kinds() == [StepKind.MOVE_DONE, *3 * [StepKind.STEP], StepKind.END]
+    assert done.time_s == pytest.approx(0.5, abs=1e-9)
+    first = steps[0]
+    for number, step in enumerate([*steps, end]):
+        assert step.time_s - first.time_s == pytest.approx(0.1 * number, abs=1e-9)
+        assert step.step == number
+        assert step.observation.dtype == np.float32
+        assert step.observation.shape == (bench.task.observation_size,)
+        assert np.array_equal(step.observation[bench.task.previous_action],
+                              step.previous_action_applied)
+    for step in steps:
+        assert step.action_requested == pytest.approx(np.full(JOINTS, 0.25))
+        assert step.log_probability == 0.0
+    for step in [*steps[1:], end]:
+        assert step.previous_action_applied == pytest.approx(np.full(JOINTS, 0.25), abs=1e-6)
+        assert not step.previous_intervened
+    assert bench.core.state == 'holding'
+    assert not end.action_requested.size
+
+
+def test_applied_action_is_the_mean_of_what_was_sent():
+    bench = Bench()
+    bench.policy(bias=1.0)
+    bench.order(steps=15)
+    bench.until(StepKind.END)
+    steps = [event for event in bench.events if event.kind in (StepKind.STEP, StepKind.END)]
+    changed = [event for event in steps if event.previous_intervened]
+    assert changed, 'pushing for 1.5 s must reach the speed limits'
+    for event in changed:
+        tick = round(event.time_s / PERIOD_S)
+        mean = np.mean(bench.sent[tick - TICKS_PER_STEP:tick], 0) / bench.robot.action_scale
+        assert event.previous_action_applied == pytest.approx(mean, abs=1e-5)
+
+
+def test_learning_explores_and_evaluation_does_not():
+    bench = Bench()
+    bench.policy(std=0.3, correlation=0.5)
+    bench.order(mode=Mode.LEARNING)
+    bench.until(StepKind.END)
+    learned = [event.action_requested for event in bench.events if event.kind == StepKind.STEP]
+    assert np.std(learned) > 0.1
+    assert all(event.exploration_std == 0.3 for event in bench.events
+               if event.kind == StepKind.STEP)
+    bench.events.clear()
+    bench.order(1, mode=Mode.EVALUATION)
+    bench.until(StepKind.END)
+    assert not np.any([event.action_requested for event in bench.events
+                       if event.kind == StepKind.STEP])
+
+
+def test_same_seed_same_noise():
+    noise = CorrelatedNoise(JOINTS)
+    noise.restart(7)
+    first = [noise.draw(0.5, 0.6) for _ in range(5)]
+    noise.restart(7)
+    for (one, density), (other, same_density) in zip(first, [noise.draw(0.5, 0.6)
+                                                             for _ in range(5)], strict=True):
+        assert np.array_equal(one, other)
+        assert density == same_density
+
+
+def test_noise_has_the_stationary_deviation_and_the_density_of_its_process():
+    std, correlation = 0.3, 0.7
+    noise = CorrelatedNoise(JOINTS)
+    noise.restart(1)
+    drawn = [noise.draw(std, correlation) for _ in range(20_000)]
+    values = np.array([value for value, _ in drawn])
+    assert values.std() == pytest.approx(std, rel=0.03)
+    assert np.mean(values[1:] * values[:-1]) / std**2 == pytest.approx(correlation, abs=0.02)
+
+    def density(value, mean, deviation):
+        return np.sum(-0.5 * ((value - mean) / deviation)**2
+                      - np.log(deviation * np.sqrt(2 * np.pi)))
+
+    assert drawn[0][1] == pytest.approx(density(values[0], 0.0, std))
+    for k in (1, 2, 1000):
+        wanted = density(values[k], correlation * values[k - 1], std * np.sqrt(1 - correlation**2))
+        assert drawn[k][1] == pytest.approx(wanted)
+
+
+def test_policy_is_swapped_between_ticks_but_never_during_an_evaluation():
+    bench = Bench()
+    bench.policy(version=Version(1, 0))
+    bench.order(mode=Mode.LEARNING, steps=4)
+    bench.until(StepKind.STEP)
+    bench.policy(version=Version(1, 1))
+    bench.until(StepKind.END)
+    versions = [event.policy_version.counter for event in bench.events
+                if event.kind == StepKind.STEP]
+    assert versions == [0, 1, 1, 1]
+    bench.events.clear()
+    bench.order(1, mode=Mode.EVALUATION, policy_version=Version(1, 1))
+    bench.tick(10)
+    bench.policy(version=Version(1, 2))
+    bench.until(StepKind.END)
+    assert {event.policy_version for event in bench.events} == {Version(1, 1)}
+    bench.tick()
+    assert bench.core.policy_version == Version(1, 2)
+
+
+def test_evaluation_of_another_version_is_aborted():
+    bench = Bench()
+    bench.policy(version=Version(1, 3))
+    bench.order(mode=Mode.EVALUATION, policy_version=Version(1, 4))
+    aborted = bench.until(StepKind.ABORTED)
+    assert '1.4' in aborted.reason
+    assert '1.3' in aborted.reason
+    assert StepKind.STEP not in bench.kinds()
+
+
+@pytest.mark.parametrize(('fields', 'word'), [
+    ({'start_pose': np.zeros(3)}, 'start_pose'),
+    ({'start_pose': np.full(JOINTS, 9.0)}, 'position limits'),
+    ({'start_pose': np.full(JOINTS, np.nan)}, 'start_pose'),
+    ({'goal': np.zeros(2, np.float32)}, 'goal'),
+    ({'steps': 0}, 'no steps'),
+    ({'move_duration_s': -1.0}, 'move_duration_s'),
+])
+def test_orders_that_make_no_sense_are_refused_and_move_nothing(fields, word):
+    bench = Bench()
+    bench.policy()
+    bench.order(**fields)
+    bench.tick(3)
+    assert bench.kinds() == [StepKind.ABORTED]
+    assert word in bench.events[0].reason
+    assert bench.sent == [None] * 3
+
+
+def test_nothing_moves_without_a_policy():
+    bench = Bench()
+    bench.order()
+    bench.tick(3)
+    assert bench.kinds() == [StepKind.ABORTED]
+    assert bench.sent == [None] * 3
+
+
+def test_stale_joint_states_stop_the_arm():
+    bench = Bench()
+    bench.policy(bias=0.2)
+    bench.order(steps=100)
+    bench.until(StepKind.STEP)
+    bench.tick(20)
+    bench.state_time_s = lost_s = bench.ticks * PERIOD_S
+    bench.tick(round(bench.robot.state_timeout_s / PERIOD_S) + 2)
+    event = bench.events[-1]
+    assert event.kind == StepKind.ABORTED
+    assert 'stale' in event.reason
+    assert event.time_s - lost_s <= bench.robot.state_timeout_s + 2 * PERIOD_S
+    assert not bench.sent[-1].any()
+    assert bench.core.state == 'holding'
+    assert bench.core.stale_holds == 1
+    # Back again, the arm is held where it is by then.
+    bench.state_time_s = None
+    bench.plant.velocity[:] = 0.0
+    bench.tick()
+    assert np.abs(bench.sent[-1]).max() < 1e-9
+    bench.order(1)
+    bench.until(StepKind.END)
+
+
+@pytest.mark.parametrize('interface', ['velocity', 'position'])
+def test_other_interfaces_run_episodes_and_stop_on_stale_states(interface):
+    bench = Bench(command_interface=interface)
+    bench.policy(bias=0.02)
+    bench.order()
+    bench.until(StepKind.END)
+    for event in bench.events[2:]:
+        # The plant stands still here, so a displacement is reached as fast as the limits allow.
+        assert event.previous_action_applied == pytest.approx(np.full(JOINTS, 0.02), abs=1e-5)
+    bench.state_time_s = 0.0
+    bench.tick(2)
+    safe = np.zeros(JOINTS) if interface == 'velocity' else bench.plant.position
+    assert bench.sent[-1] == pytest.approx(safe)
+
+
+def test_three_actions_that_are_not_finite_are_a_fault():
+    bench = Bench()
+    # Each parameter is finite, yet the features overflow, and no weight makes that good.
+    bench.policy(state_std=np.full(bench.task.state_size, 1e-40, np.float32))
+    bench.order()
+    with np.errstate(over='ignore', invalid='ignore'):
+        bench.until(StepKind.ABORTED)
+    assert bench.kinds() == [StepKind.MOVE_DONE, StepKind.ABORTED]
+    assert 'not finite' in bench.events[-1].reason
+    assert bench.core.state == 'fault'
+    assert all(np.isfinite(sent).all() for sent in bench.sent if sent is not None)
+    bench.events.clear()
+    bench.order(1)
+    bench.tick(5)
+    assert bench.kinds() == [StepKind.ABORTED]
+    assert 'fault' in bench.events[0].reason
+
+
+def test_a_move_takes_exactly_its_time_unless_the_speed_limit_forbids():
+    start, target = np.zeros(2), np.array([1.0, -0.5])
+    limit = np.array([1.5, 1.5])
+    move = MinimumJerkMove(start, target, 4.0, limit, 500.0)
+    assert move.ticks == 2000
+    speeds = np.array([move.at(k / 500.0)[1] for k in range(2001)])
+    places = np.array([move.at(k / 500.0)[0] for k in range(2001)])
+    assert np.array_equal(places[0], start)
+    assert np.array_equal(places[round((1 - SETTLE_SHARE) * 2000)], target)
+    assert np.gradient(places[:, 0], 0.002) == pytest.approx(speeds[:, 0], abs=0.01)
+    fast = MinimumJerkMove(start, target, 0.5, limit, 500.0)
+    peak = max(np.abs(fast.at(k / 500.0)[1]).max() for k in range(fast.ticks))
+    assert peak == pytest.approx(1.5, rel=1e-3)
+    assert fast.ticks == round((PEAK_SPEED / 1.5 + SETTLE_SHARE * 0.5) * 500)
+
+
+def test_a_move_that_is_blocked_is_given_up():
+    bench = Bench()
+    bench.policy()
+    bench.plant.inertia = np.full(JOINTS, 1e9)
+    bench.order(start_pose=np.array(bench.robot.home) + 0.3, move_duration_s=1.0)
+    aborted = bench.until(StepKind.ABORTED)
+    assert 'start pose' in aborted.reason
+    assert aborted.time_s == pytest.approx(1.5, abs=0.01)
+    assert bench.core.state == 'holding'
+
+
+def test_hold_stops_an_episode():
+    bench = Bench()
+    bench.policy()
+    bench.order(steps=100)
+    bench.until(StepKind.STEP)
+    bench.core.command(EpisodeCommand(CommandKind.HOLD, number=1))
+    aborted = bench.until(StepKind.ABORTED)
+    assert aborted.command_number == 0
+    assert bench.core.state == 'holding'
+
+
+def test_missed_ticks_do_not_shift_steps_and_a_long_gap_ends_the_episode():
+    bench = Bench()
+    bench.policy()
+    bench.order(steps=10)
+    bench.until(StepKind.STEP)
+    start_s = bench.events[-1].time_s
+    bench.ticks += 53          # over the next step, by 4 ticks
+    bench.tick()
+    late = bench.events[-1]
+    assert late.step == 1
+    assert late.time_s > start_s + 0.1
+    bench.tick(60)
+    assert bench.events[-1].time_s == pytest.approx(start_s + 0.2, abs=1e-9)
+    bench.ticks += 100
+    bench.tick()
+    assert bench.events[-1].kind == StepKind.ABORTED
+    assert 'held up' in bench.events[-1].reason
+
+
+def test_rates_that_do_not_divide_are_refused():
+    robot = make_robot(control_rate_hz=505.0)
+    with pytest.raises(ConfigError, match='policy_rate_hz'):
+        ControlCore(robot, make_reach(robot), NETWORK)
+
+
+def test_policy_survives_its_layout():
+    task = make_reach(make_robot())
+    rng = np.random.default_rng(0)
+    snapshot = make_snapshot(task, Version(3, 9), std=0.2, correlation=0.4)
+    tensors = {name: rng.normal(size=tensor.shape).astype(np.float32)
+               for name, tensor in snapshot.tensors.items()}
+    tensors['state_std'] = np.abs(tensors['state_std']) + 0.1
+    parameters = PolicyParameters.from_snapshot(make_snapshot(
+        task, Version(3, 9), std=0.2, correlation=0.4, **tensors), 123)
+    layout = PolicyLayout(task, NETWORK)
+    block = layout.pack(parameters)
+    assert len(block) == layout.size
+    again = layout.unpack(block)
+    assert (again.version, again.exploration_std, again.exploration_correlation,
+            again.publish_time_ns) == (Version(3, 9), 0.2, 0.4, 123)
+    for one, other in zip(parameters.weights + parameters.biases, again.weights + again.biases,
+                          strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_policy_with_wrong_tensors_is_refused():
+    task = make_reach(make_robot())
+    for broken in ({'layer0.bias': np.zeros(3, np.float32)},
+                   {'state_std': np.zeros(task.state_size, np.float32)},
+                   {'layer1.weight': np.zeros((16, 16))}):
+        with pytest.raises(SnapshotError):
+            PolicyParameters.from_snapshot(make_snapshot(task, **broken))

@@ -1,0 +1,143 @@
+"""The loop in its own process, driven through shared memory, without ROS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from control_rig import JOINTS, NETWORK, episode, make_reach, make_robot, make_snapshot
+
+from async_mbrl.control.policy import PolicyParameters
+from async_mbrl.control.process import LoopProcess
+from async_mbrl.control.settings import LoopSettings
+from async_mbrl.core.transition import StepKind
+
+LIMIT_S = 10.0
+
+
+def make_settings(robot) -> LoopSettings:
+    return LoopSettings(robot, make_reach(robot).config, NETWORK, os.getpid(), 1.0, 50)
+
+
+@pytest.fixture
+def robot():
+    return make_robot()
+
+
+@pytest.fixture
+def loop(robot):
+    process = LoopProcess(make_settings(robot))
+    wait(lambda: process.count('ticks') > 0)
+    yield process
+    process.ask_to_stop()
+    process.join(1.0)
+
+
+def wait(condition, each=None) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        if each is not None:
+            each()
+        time.sleep(0.001)
+
+
+def start_episode(loop: LoopProcess, robot) -> callable:
+    """Order an episode; gives what keeps the joint states fresh."""
+    loop.put_policy(PolicyParameters.from_snapshot(make_snapshot(make_reach(robot), bias=0.1), 1))
+    home, rest = np.array(robot.home), np.zeros(JOINTS)
+
+    def feed() -> None:
+        loop.put_state(time.monotonic(), home, rest)
+
+    feed()
+    wait(lambda: loop.count('policies_applied') == 1, feed)
+    loop.put_order(episode(robot))
+    return feed
+
+
+def test_an_episode_runs_and_is_punctual(loop, robot):
+    feed = start_episode(loop, robot)
+    events = []
+
+    def collect() -> None:
+        feed()
+        while (step := loop.next_step()) is not None:
+            events.append(step)
+
+    wait(lambda: events and events[-1].kind == StepKind.END, collect)
+    assert [event.kind for event in events] == [StepKind.MOVE_DONE, *3 * [StepKind.STEP],
+                                                StepKind.END]
+    adoption = loop.next_adoption()
+    assert adoption is not None
+    assert adoption.publish_time_ns == 1
+    assert adoption.first_tick_ns == pytest.approx(time.time_ns(), abs=10e9)
+    command = loop.newest_command()
+    assert command is not None
+    assert np.isfinite(np.frombuffer(command)).all()
+    punctuality = loop.punctuality()
+    assert 0.0 < punctuality.p50_s < 0.002
+    assert punctuality.max_s >= punctuality.p50_s
+    assert loop.scheduler in ('SCHED_FIFO:50', 'SCHED_OTHER')
+    assert loop.count('missed') < 0.5 * loop.count('ticks')
+
+
+@pytest.mark.parametrize('how', ['asked', 'SIGTERM'])
+def test_the_last_command_is_the_safe_one(loop, robot, how):
+    feed = start_episode(loop, robot)
+    wait(lambda: loop.state == 'running', feed)
+    if how == 'asked':
+        loop.ask_to_stop()
+    else:
+        os.kill(loop.pid, signal.SIGTERM)
+    assert loop.join(2.0) == 0
+    assert loop.count('ended') == 1
+    command = loop.newest_command()
+    assert command is not None
+    assert not np.frombuffer(command).any()
+
+
+def test_a_fault_asked_for_by_the_parent_is_told_and_nothing_is_sent(loop):
+    loop.fail('joint names do not match')
+    wait(lambda: loop.state == 'fault')
+    wait(lambda: loop.fault == 'joint names do not match')
+    time.sleep(0.02)
+    assert loop.newest_command() is None
+    assert loop.count('active') == 0
+
+
+def test_the_loop_dies_with_its_parent(robot, tmp_path):
+    script = tmp_path / 'parent.py'
+    script.write_text(
+        'import os, sys, time\n'
+        'from async_mbrl.control.process import LoopProcess\n'
+        'from async_mbrl.control.settings import LoopSettings\n'
+        'import dataclasses\n'
+        'settings = LoopSettings.from_json(sys.stdin.read())\n'
+        'loop = LoopProcess(dataclasses.replace(settings, parent=os.getpid()))\n'
+        'while loop.count("ticks") == 0: time.sleep(0.01)\n'
+        'print(loop.pid, flush=True)\n'
+        'time.sleep(60)\n')
+    parent = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    parent.stdin.write(make_settings(robot).to_json())
+    parent.stdin.close()
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+
+    def gone() -> bool:
+        try:
+            with open(f'/proc/{child}/stat') as stat:
+                return stat.read().split(') ')[1][0] == 'Z'
+        except FileNotFoundError:
+            return True
+
+    wait(gone)
