@@ -6,6 +6,7 @@ SHELL := bash
 .PHONY: help setup demo test bench faults lint clean
 
 package := ros2_ws/src/async_mbrl
+benchmarks := control_jitter model_speed
 env := . scripts/env.sh
 
 help:  ## list the targets
@@ -18,14 +19,16 @@ demo: setup  ## train the simulated 7-DoF arm live, evaluate, write runs/latest 
 	@$(env) && async-mbrl up sim $(DEMO_ARGS)
 
 test: setup  ## run every test that needs no special hardware (PYTEST_ARGS="...")
-	@$(env) && cd $(package) && python -m pytest tests $(PYTEST_ARGS)
+	@$(env) && cd $(package) && python -m pytest $(PYTEST_ARGS)
 
 bench: setup  ## run the benchmarks that finish in minutes, results in benchmarks/results
-	@$(env) && shopt -s nullglob && set -- benchmarks/bench_*.py && mkdir -p benchmarks/results && \
-	if (( $$# == 0 )); then echo 'there are no benchmarks yet'; exit 1; fi && \
-	failed=0; for script; do echo "== $$script"; python "$$script" || failed=1; done; exit $$failed
+	@$(env) || exit; failed=0; for name in $(benchmarks); do \
+	echo "== $$name"; python benchmarks/$$name.py || failed=1; done; exit $$failed
 
 faults: setup  ## run the fault-injection tests on the live graph (PYTEST_ARGS="...")
+	@compgen -G '$(package)/tests/faults/test_*.py' > /dev/null \
+	|| { echo 'error: the fault-injection suite is not part of this version; make test covers' \
+	'killed learners, a killed controller and interrupted runs' >&2; exit 1; }
 	@$(env) && cd $(package) && python -m pytest tests/faults $(PYTEST_ARGS)
 
 lint: setup  ## check style and types

@@ -139,12 +139,16 @@ for candidate in "${candidates[@]}"; do
   [[ $reason == 'does not run' && -z ${PYTHON:-} ]] || reasons+="; $candidate $reason"
 done
 if [[ -z $python ]]; then
-  if [[ $ros == sourced ]]; then
-    fail "no Python fits the sourced ROS 2 $ROS_DISTRO (${candidates[*]})$reasons"
+  if [[ -n ${PYTHON:-} ]]; then
+    command -v "$PYTHON" >/dev/null 2>&1 || reasons="; $PYTHON is not on the PATH"
+    fail "PYTHON cannot be used: ${reasons#; }; name a Python 3.10 to 3.13, or leave PYTHON out"
+  elif [[ $ros == sourced ]]; then
+    fail "no Python fits the sourced ROS 2 $ROS_DISTRO: ${reasons#; }"
   fi
-  fail "no Python 3.10 to 3.13 that can be used among ${candidates[*]}$reasons;" \
-    "install one with its headers and venv, e.g. 'sudo apt install python3 python3-dev" \
-    "python3-venv', or name one: PYTHON=/path/to/python3"
+  found=${reasons#; }
+  fail "no Python 3.10 to 3.13 that can be used was found (${found:-none of ${candidates[*]}});" \
+    "install one, e.g. 'sudo apt install python3 python3-dev python3-venv'," \
+    "or name one: PYTHON=/path/to/python3"
 fi
 python_version=$("$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 
@@ -161,12 +165,13 @@ pip_install() { logged "$venv/bin/python" -m pip install --retries 2 --progress-
 
 explain_pip() {  # explain_pip WHAT: ends with one line saying why pip failed
   local last
-  if tail -n 200 "$log" | grep -qE 'connection broken|NewConnectionError|Max retries exceeded|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError'; then
+  if tail -n 200 "$log" | grep -qE 'connection broken|NewConnectionError|Max retries exceeded|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|not a trusted or secure host'; then
     fail "$1: the Python package registry cannot be reached; connect this machine, or point pip to a" \
       "reachable one (PIP_INDEX_URL, HTTPS_PROXY), and run it again (details: ${log##*/})"
   fi
   last=$(grep -E '^(ERROR|error)' "$log" | tail -n 1 || true)
-  fail "$1: ${last:-pip failed}; run it again once that is mended (details: ${log##*/})"
+  last=${last#ERROR: }
+  fail "$1: ${last:-pip failed} (Python $python_version; details: ${log##*/})"
 }
 
 if ! packages_current; then
@@ -187,14 +192,13 @@ if ! packages_current; then
 
   lists=(-r "$root/requirements/runtime.txt" -r "$root/requirements/dev.txt")
   constraints=$venv/constraints.txt
+  cp "$root/requirements/constraints.txt" "$constraints"
   if [[ $ros == sourced ]]; then
     # The distribution's rclpy was compiled against the distribution's numpy: keep that one.
     numpy=$("$venv/bin/python" -c 'import numpy; print(numpy.__version__)')
-    { grep -v '^numpy==' "$root/requirements/constraints.txt"; printf 'numpy==%s\n' "$numpy"; } \
-      > "$constraints"
+    printf 'numpy==%s\n' "$numpy" >> "$constraints"
   else
-    lists+=(-r "$root/requirements/ros.txt")
-    cp "$root/requirements/constraints.txt" "$constraints"
+    lists=(-r "$root/requirements/ros.txt" "${lists[@]}")
   fi
 
   say "installing Python packages ..."
@@ -242,7 +246,8 @@ if ! workspace_current; then
     logged python -c 'import sys; from colcon_core.command import main; sys.exit(main())' \
       --log-base log build --symlink-install --base-paths src --build-base build \
       --install-base install --event-handlers console_direct+ \
-      --cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$venv/bin/python"
+      --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
+      "-DPython3_EXECUTABLE=$venv/bin/python"
   ) || fail "the workspace did not build:" \
     "$(grep -m1 -E '(^|[^a-z_])(CMake Error|error:|Error:|fatal)' "$log" || echo 'colcon failed')" \
     "(details: ${log##*/})"

@@ -178,10 +178,11 @@ class SnapshotAssembler:
                 snapshot is refused (see :func:`async_mbrl.core.snapshot.decode`).
         """
         version = version_from_message(message.version)
-        if message.total_bytes > snapshots.MAXIMUM_BYTES or not (
-                0 <= message.part < message.parts <= snapshots.MAXIMUM_BYTES // PART_BYTES + 1):
-            raise SnapshotError(f'snapshot {version}: part {message.part} of {message.parts}, '
-                                f'{message.total_bytes} bytes, is outside the limits')
+        if (message.total_bytes > snapshots.MAXIMUM_BYTES or len(message.data) > PART_BYTES
+                or not message.part < message.parts <= snapshots.MAXIMUM_BYTES // PART_BYTES + 1):
+            raise SnapshotError(
+                f'snapshot {version}: part {message.part} of {message.parts}, {len(message.data)} '
+                f'of {message.total_bytes} bytes, is outside the limits')
         if self._first is None or self._first.checksum != message.checksum:
             self._first, self._parts = message, {}
         if (message.parts, message.total_bytes) != (self._first.parts, self._first.total_bytes):

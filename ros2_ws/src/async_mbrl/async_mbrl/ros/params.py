@@ -56,6 +56,8 @@ def config_from_parameters(node: Node, cls: type[T]) -> T:
 
 
 def _plain(value: Any) -> Any:
+    if value is None:
+        return []   # ROS reads an empty list in a parameter file as a parameter that is not set
     return list(value) if not isinstance(value, (bool, int, float, str, list)) else value
 
 

@@ -28,7 +28,9 @@ def run_node(make: Callable[[], Node], spin: Callable[[Node], None]) -> int:
 
     Args:
         make: creates the node; a :class:`ConfigError` it raises is printed as one line.
-        spin: does the node's work; returns when the node is done.
+        spin: does the node's work; returns when the node is done. It is stopped by an exception
+            that reaches it in Python: where nothing else wakes it, it must not wait in rclpy
+            without a timeout.
 
     Returns:
         The exit status of the process: 0 when done or stopped by a signal, 2 for a configuration
