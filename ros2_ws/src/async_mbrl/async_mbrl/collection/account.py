@@ -12,8 +12,8 @@ from typing import Any
 from async_mbrl.core.snapshot import NO_VERSION, Version
 
 POLICY_LEARNER = 'policy_learner'
-GUARD_ACTIVE = (1, 2)
-"""States of a guard that had to act: SafetyStatus.ACTIVE and FAULT."""
+GUARD_ACTING = 2
+"""State of a guard that sends the safe command: SafetyStatus.FAULT. ACTIVE only says armed."""
 
 _CONTROLLER_TOTALS = ('ticks', 'late_ticks', 'interventions', 'policies_applied',
                       'policies_rejected', 'stale_holds')
@@ -124,8 +124,8 @@ class Account:
 
     def heard_guard(self, message: Any) -> None:
         """Take the status of the guard."""
-        if message.state in GUARD_ACTIVE and (self.guard is None
-                                              or self.guard.state != message.state):
+        if message.state == GUARD_ACTING and (self.guard is None
+                                              or self.guard.state != GUARD_ACTING):
             self._fault(f'guard: {message.reason or "acted"}')
         self.guard = message
 

@@ -163,8 +163,9 @@ def test_policy_lag_is_interpolated_between_statuses() -> None:
 
 def test_faults_are_told_once() -> None:
     account = Account()
-    for state in (0, 1, 1, 0):
-        account.heard_guard(SimpleNamespace(state=state, reason='no heartbeat for 0.1 s'))
+    for state, reason in ((0, ''), (1, ''), (2, 'no heartbeat for 0.1 s'),
+                          (2, 'no heartbeat for 0.2 s'), (1, '')):
+        account.heard_guard(SimpleNamespace(state=state, reason=reason))
     account.heard_controller(controller(fault='three in a row'))
     account.heard_controller(controller(fault='three in a row'))
     assert account.faults == ['guard: no heartbeat for 0.1 s', 'controller: three in a row']
