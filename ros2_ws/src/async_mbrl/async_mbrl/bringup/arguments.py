@@ -1,0 +1,100 @@
+"""The arguments of a run: one table for ``async-mbrl up``, the launch files and their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from async_mbrl.core.config import ConfigError
+
+SCHEDULES = ('async',)
+"""Schedules that this version runs."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument, called ``name:=value`` in launch files and ``--name value`` at the command.
+
+    Attributes:
+        name: identifier; underscores become dashes at the command line.
+        kind: type of its value.
+        default: value if none is given.
+        doc: meaning, with unit.
+        catalogue: what it is chosen from: ``robots``, ``tasks``, ``algorithms``, ``schedules``.
+    """
+
+    name: str
+    kind: type
+    default: str
+    doc: str
+    catalogue: str = ''
+
+    @property
+    def flag(self) -> str:
+        """Give the option at the command line."""
+        return '--' + self.name.replace('_', '-')
+
+
+ARGUMENTS = (
+    Argument('task', str, 'reach', 'What is learned.', 'tasks'),
+    Argument('robot', str, 'arm7', 'The arm that learns it.', 'robots'),
+    Argument('algorithm', str, 'me_ppo', 'How the policy is improved.', 'algorithms'),
+    Argument('schedule', str, 'async', 'How collecting and learning take turns.', 'schedules'),
+    Argument('seed', int, '0', 'Seed of everything random in the run, at least 0.'),
+    Argument('motion_time', float, '60.0',
+             'Time of learning motion after which the run ends, s (resets not counted).'),
+    Argument('run_dir', str, '',
+             'Folder of the run; one that exists is resumed. Empty: runs/<time>-<task>.'),
+    Argument('real_time_factor', float, '1.0',
+             'Seconds of robot time in a second, simulation only; other than 1 with /clock.'),
+    Argument('set', str, '',
+             'Changes of the configuration, separated by ";": key.path=value, for example '
+             'task.success_rate=0.9.'),
+)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What was asked for; None where nothing was given."""
+
+    task: str | None = None
+    robot: str | None = None
+    algorithm: str | None = None
+    schedule: str | None = None
+    seed: int | None = None
+    motion_time: float | None = None
+    run_dir: str | None = None
+    real_time_factor: float | None = None
+    set: tuple[str, ...] = ()
+
+
+def default(name: str) -> str:
+    """Give the default of an argument as text."""
+    return next(argument.default for argument in ARGUMENTS if argument.name == name)
+
+
+def parse_request(given: Mapping[str, str | None]) -> RunRequest:
+    """Turn the texts of arguments into a request.
+
+    Args:
+        given: text by name of the argument; None or a missing name where nothing was given.
+
+    Raises:
+        ConfigError: an argument that does not exist, or a text that is not of its type.
+    """
+    values: dict[str, object] = {}
+    table = {argument.name: argument for argument in ARGUMENTS}
+    for name, text in given.items():
+        if name not in table:
+            raise ConfigError(f'{name}: unknown argument; there are: {", ".join(table)}')
+        if text is None or (text == '' and table[name].default == ''):
+            continue
+        if name == 'set':
+            values[name] = tuple(part.strip() for part in text.split(';') if part.strip())
+            continue
+        try:
+            values[name] = table[name].kind(text)
+        except ValueError:
+            kind = {int: 'a whole number', float: 'a number'}[table[name].kind]
+            raise ConfigError(f'{name}: expected {kind}, got {text!r}') from None
+    return RunRequest(**values)  # type: ignore[arg-type]

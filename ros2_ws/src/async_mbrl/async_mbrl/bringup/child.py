@@ -1,0 +1,55 @@
+"""Entry of a node started by ``async-mbrl up``: it does not outlive the process that started it.
+
+``python -m async_mbrl.bringup.child PARENT_PID NICE EXECUTABLE [ARGUMENTS]``
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+
+PR_SET_PDEATHSIG = 1
+GRACE_S = 3.0
+"""Time for an orderly end, safe command included, after the parent has died."""
+
+
+def follow(parent: int) -> None:
+    """End this process soon after ``parent``: asked by SIGTERM, then by SIGKILL.
+
+    The kernel sends the first signal; a thread that sleeps on the parent's pidfd sees to the end.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(f'error: process {parent}, which started this node, has ended')
+    handle = os.pidfd_open(parent)
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.poll()
+        time.sleep(GRACE_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name='follow', daemon=True).start()
+
+
+def main() -> None:
+    """Run the node that the command line names."""
+    parent, nice, executable = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    follow(parent)
+    # Until the node takes signals itself, they end it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if nice:
+        os.nice(nice)
+    sys.argv = [executable, *sys.argv[4:]]
+    importlib.import_module(f'async_mbrl.nodes.{executable}').main()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,152 @@
+"""The folder of a run: made, found again, and kept from being used twice at a time."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from async_mbrl.bringup.arguments import RunRequest, default
+from async_mbrl.bringup.compose import Composition, compose, recompose, with_run
+from async_mbrl.core.config import ConfigError, look_up, read_yaml
+from async_mbrl.core.files import link_atomically, write_atomically
+from async_mbrl.core.run import RunFolder
+
+RUNS = 'runs'
+
+_IDENTITY = {'task': 'task.name', 'robot': 'robot.name', 'algorithm': 'run.algorithm',
+             'schedule': 'schedule', 'seed': 'run.seed',
+             'real_time_factor': 'run.real_time_factor'}
+"""What a run keeps for life: argument, and key in ``config.yaml``."""
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that may start: nobody else has its folder while ``lock`` is open."""
+
+    composition: Composition
+    folder: RunFolder
+    resumed: bool
+    lock: IO[str]
+
+
+def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
+             check: Callable[[], None] = lambda: None) -> OpenRun:
+    """Check the configuration, then make the folder of a new run or open that of an old one.
+
+    Args:
+        request: what was asked for.
+        share: folder that holds ``config/`` of the package.
+        working: folder in which ``runs/`` lies.
+        now: date and time, for the name of a new folder.
+        check: called when the configuration is found good, before anything is written; may raise.
+
+    Raises:
+        ConfigError: the configuration does not fit, the folder is that of another run, is in use,
+            or cannot be written. Nothing has been started, and no folder made in the first case.
+    """
+    root = _root(request, working, now)
+    existing = (root / 'config.yaml').exists()
+    if existing:
+        composition = resume(request, root)
+    else:
+        if root.is_dir() and any(path.name != '.lock' for path in root.iterdir()):
+            raise ConfigError(f'run_dir: {root} exists, but is not the folder of a run (it has no '
+                              'config.yaml); name another one')
+        composition = compose(request, share, root)
+    check()
+    folder = RunFolder(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = _lock(root)
+        write_atomically(folder.config, composition.to_yaml())
+        _point_latest(working, root)
+    except OSError as error:
+        raise ConfigError(f'run_dir: cannot write {root}: {error.strerror}; free some space, or '
+                          'name another folder') from None
+    return OpenRun(composition, folder, existing, lock)
+
+
+def resume(request: RunRequest, root: Path) -> Composition:
+    """Give the configuration of an existing run, its motion time extended if that was asked for.
+
+    Raises:
+        ConfigError: the folder belongs to another run than the one asked for, or something was
+            asked for that cannot change once a run has begun.
+    """
+    source = root / 'config.yaml'
+    mapping = read_yaml(source)
+    for name, path in _IDENTITY.items():
+        asked, found = getattr(request, name), look_up(mapping, path)
+        if asked is not None and asked != found:
+            raise ConfigError(f'run_dir: {root} is a run with {name} {found}, but {name} {asked} '
+                              'was asked for; name another folder, or ask for the same')
+    composition = recompose(mapping, source)
+    if request.set:
+        raise ConfigError(f'set: {root} is a run that has begun, its configuration stays as it '
+                          'is; only motion_time may grow')
+    motion_time = composition.collection.motion_time_s
+    if request.motion_time is not None:
+        if request.motion_time < motion_time:
+            raise ConfigError(f'motion_time: {request.motion_time} is less than the {motion_time} '
+                              f'of {root}; a run can only be extended')
+        motion_time = request.motion_time
+    return with_run(composition, root, motion_time)
+
+
+def read_run(root: Path) -> Composition:
+    """Give the configuration of a run that is to be looked at.
+
+    Raises:
+        ConfigError: the folder is not that of a run, or its configuration does not fit.
+    """
+    source = root / 'config.yaml'
+    if not source.exists():
+        raise ConfigError(f'{root}: not the folder of a run (it has no config.yaml)')
+    composition = recompose(read_yaml(source), source)
+    return with_run(composition, root.resolve(), composition.collection.motion_time_s)
+
+
+def given_in_launch(values: dict[str, str]) -> dict[str, str | None]:
+    """Take launch arguments at their defaults for not given, so that a run can be resumed."""
+    return {name: None if value == default(name) else value for name, value in values.items()}
+
+
+def _root(request: RunRequest, working: Path, now: datetime) -> Path:
+    if request.run_dir is not None:
+        return (working / Path(request.run_dir).expanduser()).resolve()
+    task = request.task or default('task')
+    name = f'{now:%Y%m%d-%H%M%S}-{task}'
+    root = working.resolve() / RUNS / name
+    number = 2
+    while root.exists():
+        root = root.with_name(f'{name}-{number}')
+        number += 1
+    return root
+
+
+def _lock(root: Path) -> IO[str]:
+    lock = open(root / '.lock', 'w')  # noqa: SIM115  held as long as the run goes on
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError(f'run_dir: {root} is in use by a run that goes on; end it first, or '
+                          'name another folder') from None
+    return lock
+
+
+def _point_latest(working: Path, root: Path) -> None:
+    """Let ``runs/latest`` point to the run, where there is a ``runs`` folder at all."""
+    runs = working.resolve() / RUNS
+    if not runs.is_dir():
+        if root.parent.name != RUNS:
+            return
+        runs = root.parent
+    latest = runs / 'latest'
+    if latest.is_dir() and not latest.is_symlink():
+        raise ConfigError(f'{latest} is a folder, not a link to the newest run; move it away')
+    link_atomically(latest, root)

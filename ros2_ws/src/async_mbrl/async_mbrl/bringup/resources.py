@@ -1,0 +1,54 @@
+"""Where the package keeps its YAML files and models, installed or in the source tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from async_mbrl.core.config import ConfigError
+
+PACKAGE = 'async_mbrl'
+
+
+def share_folder() -> Path:
+    """Give the folder that holds ``config/``, ``sim/`` and ``launch/`` of this package.
+
+    Next to the source if the package runs from there, so that edits act at once; otherwise where
+    the ament index says.
+
+    Raises:
+        ConfigError: neither place has them.
+    """
+    source = Path(__file__).resolve().parents[2]
+    if (source / 'config' / 'robots').is_dir():
+        return source
+    try:
+        from ament_index_python.packages import (
+            PackageNotFoundError,
+            get_package_share_directory,
+        )
+        share = Path(get_package_share_directory(PACKAGE))
+    except ImportError:
+        raise ConfigError(f'package {PACKAGE}: config/ is not at {source}, and there is no ament '
+                          'index; build the workspace and source install/setup.bash') from None
+    except PackageNotFoundError:
+        raise ConfigError(f'package {PACKAGE}: not in the ament index; build the workspace and '
+                          'source install/setup.bash') from None
+    if not (share / 'config' / 'robots').is_dir():
+        raise ConfigError(f'package {PACKAGE}: {share} has no config/robots; build it again')
+    return share
+
+
+def robots(share: Path) -> tuple[str, ...]:
+    """List the robots described in the package; ``<robot>.sim.yaml`` belongs to a robot."""
+    names = (path.name.removesuffix('.yaml') for path in (share / 'config/robots').glob('*.yaml'))
+    return tuple(sorted(name for name in names if '.' not in name))
+
+
+def tasks(share: Path) -> tuple[str, ...]:
+    """List the tasks described in the package."""
+    return tuple(sorted(path.stem for path in (share / 'config/tasks').glob('*.yaml')))
+
+
+def algorithms(share: Path) -> tuple[str, ...]:
+    """List the algorithms described in the package."""
+    return tuple(sorted(path.stem for path in (share / 'config/algorithms').glob('*.yaml')))

@@ -1,0 +1,201 @@
+"""The ``async-mbrl`` command. What a subcommand needs is imported when it runs, not before."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from async_mbrl.bringup.arguments import ARGUMENTS, Argument, parse_request
+from async_mbrl.core.config import ConfigError
+
+if TYPE_CHECKING:
+    from async_mbrl.bringup.compose import Composition
+    from async_mbrl.core.run import RunFolder
+
+_STATUS = """\
+exit status:
+  0    the run is complete and its policy meets the success rate of the task
+  1    the run failed; the reason is said
+  2    the configuration does not fit; nothing was moved
+  3    the run is complete, but its policy misses the success rate of the task
+  130  interrupted (143: asked to terminate); the run can be resumed
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; give its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConfigError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='async-mbrl', description='Robot arms learn while they move: asynchronous '
+        'model-based reinforcement learning on ROS 2.')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+
+    up = commands.add_parser(
+        'up', help='start the whole graph, learn, evaluate, report', epilog=_STATUS,
+        description='Start the whole graph, show how it learns, then evaluate and report.',
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    up.add_argument('where', choices=('sim', 'real'), help='simulation, or a real arm')
+    for argument in ARGUMENTS:
+        _add(up, argument)
+    up.add_argument('--episodes', type=_at_least_one, default=200, metavar='N',
+                    help='goals of the offline evaluation at the end (default: 200)')
+    up.add_argument('--no-view', action='store_true',
+                    help='print plain lines instead of a live view')
+    up.add_argument('--no-video', action='store_true',
+                    help='make no animation of before and after')
+    up.set_defaults(run=_up)
+
+    evaluate = _on_run(commands, 'evaluate', _evaluate,
+                       'judge the policy of a run on fresh goals, faster than real time')
+    evaluate.add_argument('--episodes', type=_at_least_one, default=200, metavar='N',
+                          help='number of goals (default: 200)')
+    evaluate.add_argument('--seed', type=int, default=None, metavar='N',
+                          help='seed of goals, start poses and noise (default: the same each time)')
+
+    report = _on_run(commands, 'report', _report,
+                     'make report.html of a run, its animation and TensorBoard scalars')
+    report.add_argument('--no-video', action='store_true',
+                        help='make no animation of before and after')
+
+    figure = _on_run(commands, 'figure', _figure, 'make one picture of a run')
+    figure.add_argument('--output', type=Path, default=None, metavar='FILE',
+                        help='PNG to write (default: figure.png in the folder of the run)')
+
+    _on_run(commands, 'record', _record,
+            'make the rosbag2 recording (MCAP) of a run from its journal')
+
+    monitor = commands.add_parser(
+        'monitor', help='watch a graph that runs, e.g. under ros2 launch',
+        description='Watch a graph that runs, e.g. under ros2 launch, until Ctrl-C.')
+    monitor.add_argument('--no-view', action='store_true',
+                         help='print plain lines instead of a live view')
+    monitor.set_defaults(run=_monitor)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
+    if argument.name == 'set':
+        parser.add_argument('--set', action='append', metavar='KEY=VALUE',
+                            help=argument.doc.replace(', separated by ";"', '') + ' May be '
+                            'repeated.')
+        return
+    told = f' (default: {argument.default})' if argument.default else ''
+    metavar = {int: 'N', float: 'X'}.get(argument.kind, 'NAME')
+    parser.add_argument(argument.flag, metavar='DIR' if argument.name == 'run_dir' else metavar,
+                        help=argument.doc.replace('%', '%%') + told)
+
+
+def _on_run(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str,
+            run: object, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary,
+                                 description=f'{summary[0].upper()}{summary[1:]}.')
+    parser.add_argument('run_dir', type=Path, metavar='RUN_DIR',
+                        help='folder of the run, e.g. runs/latest')
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{value} is less than 1')
+    return value
+
+
+def _open(options: argparse.Namespace) -> tuple[RunFolder, Composition]:
+    from async_mbrl.bringup.folder import read_run
+    from async_mbrl.core.run import RunFolder
+
+    composition = read_run(options.run_dir)
+    return RunFolder(options.run_dir.resolve()), composition
+
+
+def _up(options: argparse.Namespace) -> int:
+    if options.where == 'real':
+        raise ConfigError('up real: real arms are not supported by this version, it moves '
+                          'simulated ones only; use: async-mbrl up sim')
+    given = {argument.name: getattr(options, argument.name) for argument in ARGUMENTS
+             if argument.name != 'set'}
+    given['set'] = ';'.join(options.set) if options.set else None
+    request = parse_request(given)
+    from async_mbrl.bringup.up import UpOptions, up
+
+    return up(request, UpOptions(view=not options.no_view, video=not options.no_video,
+                                 episodes=options.episodes), Path.cwd())
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    folder, composition = _open(options)
+    from async_mbrl.reporting import outcome
+    from async_mbrl.reporting.closing import print_summary
+
+    seed = outcome.EVALUATION_SEED if options.seed is None else options.seed
+    if seed < 0:
+        raise ConfigError(f'seed: {seed} is below the minimum 0')
+    summary = outcome.evaluate_offline(folder, composition, options.episodes, seed)
+    print_summary(summary)
+    return 0 if outcome.succeeded(summary, composition) else 3
+
+
+def _report(options: argparse.Namespace) -> int:
+    folder, composition = _open(options)
+    from async_mbrl.reporting import outcome
+    from async_mbrl.reporting.closing import close_run
+    from async_mbrl.reporting.tensorboard import ScalarWriter
+
+    scalars = ScalarWriter(folder)
+    scalars.follow()
+    scalars.close()
+    close_run(folder, composition, outcome.read_summary(folder), video=not options.no_video)
+    return 0
+
+
+def _figure(options: argparse.Namespace) -> int:
+    folder, composition = _open(options)
+    from async_mbrl.reporting import outcome
+    from async_mbrl.reporting.animation import AnimationError, stills
+    from async_mbrl.reporting.figures import read_metrics, save_overview
+
+    path = options.output or folder.root / 'figure.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pictures = stills(folder, composition)
+    except AnimationError as error:
+        print(f'no pictures of the arm: {error}', file=sys.stderr)
+        pictures = {}
+    save_overview(path, outcome.read_summary(folder), read_metrics(folder), composition, pictures)
+    print(path)
+    return 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    folder, _ = _open(options)
+    from async_mbrl.collection.recording import write_recording
+
+    write_recording(folder)
+    print(folder.recording)
+    return 0
+
+
+def _monitor(options: argparse.Namespace) -> int:
+    from async_mbrl.bringup.watch import watch
+
+    return watch(live=None if not options.no_view else False)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Start the whole graph of a run in simulation: ``ros2 launch async_mbrl sim.launch.py``.
+
+The same nodes as ``async-mbrl up sim``, with the same arguments; ``--show-args`` describes them.
+Watch it with ``async-mbrl monitor``; afterwards ``async-mbrl evaluate`` and ``async-mbrl report``.
+"""
+
+from launch import LaunchDescription
+from launch.actions import OpaqueFunction
+
+from async_mbrl.bringup.arguments import ARGUMENTS
+from async_mbrl.bringup.launching import declare, start_simulation
+from async_mbrl.bringup.resources import share_folder
+
+
+def generate_launch_description() -> LaunchDescription:
+    share = share_folder()
+    return LaunchDescription([
+        *(declare(argument, share) for argument in ARGUMENTS),
+        OpaqueFunction(function=start_simulation),
+    ])

@@ -1,0 +1,64 @@
+"""The command: its help, its refusals, and how little it loads before it knows what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from async_mbrl import cli
+from async_mbrl.bringup.arguments import ARGUMENTS
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    try:
+        status = cli.main(arguments)
+    except SystemExit as exit_:
+        status = int(exit_.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def test_help_describes_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = run(capsys, '--help')
+    assert status == 0
+    for command in ('up', 'evaluate', 'report', 'figure', 'record', 'monitor'):
+        assert command in text
+    status, text = run(capsys, 'up', '--help')
+    assert status == 0 and 'exit status' in text
+    for argument in ARGUMENTS:
+        assert argument.flag in text
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (('up', 'real'), 'real arms are not supported'),
+    (('up', 'sim', '--task', 'stack'), "no task 'stack'; this version has: reach"),
+    (('up', 'sim', '--robot', 'fr3'), 'this version has: arm7'),
+    (('up', 'sim', '--schedule', 'sync'), 'this version has: async'),
+    (('up', 'sim', '--motion-time', 'long'), 'motion_time: expected a number'),
+    (('up', 'sim', '--motion-time', '-1'), 'collection.motion_time_s: -1.0 is below'),
+    (('up', 'sim', '--set', 'task.nothing=1'), 'task.nothing: unknown key'),
+    (('evaluate', 'nowhere'), 'not the folder of a run'),
+    (('report', 'nowhere'), 'not the folder of a run'),
+    (('record', 'nowhere'), 'not the folder of a run'),
+])
+def test_what_does_not_fit_is_one_line_and_status_2(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        arguments: tuple[str, ...], words: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, text = run(capsys, *arguments)
+    assert status == 2
+    assert text.startswith('error: ') and words in text and text.count('\n') == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = ('import sys, async_mbrl.cli as cli\n'
+            'try:\n    cli.main(["--help"])\nexcept SystemExit:\n    pass\n'
+            'print([name for name in ("torch", "mujoco", "rclpy", "matplotlib", "rich") '
+            'if name in sys.modules])')
+    output = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                            check=True).stdout
+    assert output.splitlines()[-1] == '[]'

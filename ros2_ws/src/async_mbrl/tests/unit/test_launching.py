@@ -1,0 +1,93 @@
+"""The launch file says the same as the command; with recording stand-ins where launch is not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import runpy
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_mbrl.bringup.arguments import ARGUMENTS, RunRequest
+from async_mbrl.bringup.compose import compose
+from async_mbrl.bringup.graph import describe
+
+REAL = importlib.util.find_spec('launch_ros') is not None
+
+
+class Recorded:
+    """Remembers what it was made with, under the names that launch uses for it."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.arguments, self.named = arguments, named
+
+
+STAND_INS = {
+    'launch': ('LaunchDescription',),
+    'launch.actions': ('DeclareLaunchArgument', 'LogInfo', 'OpaqueFunction', 'Shutdown'),
+    'launch.launch_context': ('LaunchContext',),
+    'launch.substitutions': ('LaunchConfiguration',),
+    'launch_ros': (),
+    'launch_ros.actions': ('Node',),
+}
+
+
+@pytest.fixture
+def launching() -> Iterator[Any]:
+    """Give the module, on real launch or on stand-ins."""
+    if not REAL:
+        for name, classes in STAND_INS.items():
+            module = types.ModuleType(name)
+            for one in classes:
+                setattr(module, one, type(one, (Recorded,), {}))
+            sys.modules[name] = module
+    yield importlib.import_module('async_mbrl.bringup.launching')
+    for name in ('async_mbrl.bringup.launching', *(() if REAL else STAND_INS)):
+        sys.modules.pop(name, None)
+
+
+def test_the_launch_file_declares_the_arguments_of_the_command(launching: Any,
+                                                               package_root: Path) -> None:
+    content = runpy.run_path(str(package_root / 'launch/sim.launch.py'))
+    description = content['generate_launch_description']()
+    declared = (description.get_launch_arguments() if REAL else
+                [item for item in description.arguments[0] if 'description' in item.named])
+    names = [item.name if REAL else item.arguments[0] for item in declared]
+    assert names == [argument.name for argument in ARGUMENTS]
+    choices = {name: item.choices if REAL else item.named['choices']
+               for name, item in zip(names, declared, strict=True)}
+    assert choices['algorithm'] == ('me_ppo', 'svg') and choices['seed'] is None
+
+
+def test_every_node_becomes_an_action(launching: Any, package_root: Path,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(launching, 'Node', lambda **named: made.append(named))
+    descriptions = describe(compose(RunRequest(), package_root, Path('/run')))
+    launching.actions(descriptions, {item.name: Path(f'/p/{item.name}.yaml')
+                                     for item in descriptions}, Path('/run'))
+    assert [named['executable'] for named in made] == [item.name for item in descriptions]
+    for named, item in zip(made, descriptions, strict=True):
+        assert named['parameters'] == [f'/p/{item.name}.yaml']
+        assert named['respawn'] is item.respawn
+        assert (named['on_exit'] is not None) is item.required
+        assert named['additional_env']['OMP_NUM_THREADS'] == '1'
+
+
+def test_the_end_of_a_required_node_ends_the_launch(launching: Any) -> None:
+    going = types.SimpleNamespace(is_shutdown=False)
+    ended = launching.on_exit('robot_interface', Path('/run'))
+    assert [type(action).__name__ for action in
+            ended(types.SimpleNamespace(returncode=0), going)] == ['LogInfo', 'Shutdown']
+    died = launching.on_exit('controller', Path('/run'))
+    assert [type(action).__name__ for action in
+            died(types.SimpleNamespace(returncode=-9), going)] == ['OpaqueFunction']
+    assert died(types.SimpleNamespace(returncode=-9),
+                types.SimpleNamespace(is_shutdown=True)) == []
+    with pytest.raises(RuntimeError, match='controller ended with status -9'):
+        launching.fail(going, 'controller', -9)
