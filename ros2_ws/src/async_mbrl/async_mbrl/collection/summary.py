@@ -50,6 +50,9 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
     totals = {name: total.value for name, total in account.totals.items()}
     learners = {MODEL_LEARNER: model, POLICY_LEARNER: policy}
     received = [item.next_transition for item in learners.values() if item is not None]
+    # What a learner has not confirmed while a run still goes on is not lost: the journal has it.
+    missing = collector.transitions - min(received) if received else None
+    complete = facts.phase == 'done'
     return {
         'task': facts.task,
         'robot': facts.robot,
@@ -73,7 +76,8 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
                for name, item in learners.items()},
             'recovered': {name: None if item is None else item.transitions_recovered
                           for name, item in learners.items()},
-            'lost': collector.transitions - min(received) if received else None,
+            'lost': missing if complete else None,
+            'outstanding': None if complete else missing,
         },
         'waiting_share': {name: None if item is None else share(item.waiting_s, item.running_s)
                           for name, item in learners.items()},

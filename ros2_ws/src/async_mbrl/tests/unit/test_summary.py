@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_summary_of_a_run() -> None:
                if (taken := collector.take(event, 0.0)).result]
     summary = build_summary(FACTS, collector, account, results)
     assert summary['transitions'] == {
-        'collected': 4, 'model_learner': 4, 'policy_learner': 3, 'lost': 1,
+        'collected': 4, 'model_learner': 4, 'policy_learner': 3, 'lost': 1, 'outstanding': None,
         'recovered': {'model_learner': 4, 'policy_learner': 4}}
     assert summary['safety']['interventions'] == 7
     assert summary['safety']['limit_violations_sent'] == 0
@@ -118,6 +119,14 @@ def test_summary_of_a_run() -> None:
     assert live['episodes'] == 1 and live['success_rate'] == 1.0
     assert live['policy_version'] == '1.4' and live['judged_by'] == 'true_positions'
     assert summary['data_time_ratio'] == pytest.approx(10.5 / collector.robot_time_s)
+
+
+def test_what_an_interrupted_run_has_not_confirmed_is_not_called_lost() -> None:
+    account = Account()
+    account.heard_learner(learner('model_learner', next_transition=3), 0.0)
+    facts = dataclasses.replace(FACTS, phase='interrupted')
+    transitions = build_summary(facts, collected(), account, [])['transitions']
+    assert transitions['lost'] is None and transitions['outstanding'] == 1
 
 
 def test_summary_file_is_json_and_keeps_counted_restarts(tmp_path: Path) -> None:
