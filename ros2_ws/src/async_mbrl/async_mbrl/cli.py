@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f'{error.filename}: ' if error.filename else ''
+        print(f'error: {where}{error.strerror or error}', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
@@ -117,10 +121,11 @@ def _at_least_one(text: str) -> int:
 
 
 def _open(options: argparse.Namespace) -> tuple[RunFolder, Composition]:
-    from async_mbrl.bringup.folder import read_run
+    from async_mbrl.bringup.folder import read_run, require_idle
     from async_mbrl.core.run import RunFolder
 
     composition = read_run(options.run_dir)
+    require_idle(options.run_dir)
     return RunFolder(options.run_dir.resolve()), composition
 
 
@@ -155,11 +160,9 @@ def _report(options: argparse.Namespace) -> int:
     folder, composition = _open(options)
     from async_mbrl.reporting import outcome
     from async_mbrl.reporting.closing import close_run
-    from async_mbrl.reporting.tensorboard import ScalarWriter
+    from async_mbrl.reporting.tensorboard import rewrite_scalars
 
-    scalars = ScalarWriter(folder)
-    scalars.follow()
-    scalars.close()
+    rewrite_scalars(folder)
     close_run(folder, composition, outcome.read_summary(folder), video=not options.no_video)
     return 0
 

@@ -5,16 +5,10 @@ Watch it with ``async-mbrl monitor``; afterwards ``async-mbrl evaluate`` and ``a
 """
 
 from launch import LaunchDescription
-from launch.actions import OpaqueFunction
 
-from async_mbrl.bringup.arguments import ARGUMENTS
-from async_mbrl.bringup.launching import declare, start_simulation
+from async_mbrl.bringup.launching import simulation
 from async_mbrl.bringup.resources import share_folder
 
 
 def generate_launch_description() -> LaunchDescription:
-    share = share_folder()
-    return LaunchDescription([
-        *(declare(argument, share) for argument in ARGUMENTS),
-        OpaqueFunction(function=start_simulation),
-    ])
+    return LaunchDescription(simulation(share_folder()))

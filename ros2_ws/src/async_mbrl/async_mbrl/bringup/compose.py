@@ -18,7 +18,12 @@ from async_mbrl.core.config import ConfigError, load, read_yaml, to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunSettings
-from async_mbrl.learning.config import IMPROVEMENTS, ExplorationConfig, ModelConfig
+from async_mbrl.learning.config import (
+    IMPROVEMENTS,
+    ExplorationConfig,
+    ModelConfig,
+    check_network,
+)
 from async_mbrl.simulation.config import PlantConfig
 from async_mbrl.tasks import TaskConfig, make_task
 
@@ -222,6 +227,11 @@ def _checked(mapping: Mapping[str, Any], schedule: str, origin: Mapping[str, str
         improvement=_load(IMPROVEMENTS[run.algorithm], mapping, 'improvement', origin),
         schedule=schedule)
     make_task(composition.task, composition.robot)
+    try:
+        check_network(composition.improvement, composition.network)
+    except ConfigError as error:
+        where = f' (in {origin["network"]})' if 'network' in origin else ''
+        raise ConfigError(f'{error}{where}') from None
     model = load_model(find_model(composition.plant.model))
     try:
         check_model(model, composition.robot)

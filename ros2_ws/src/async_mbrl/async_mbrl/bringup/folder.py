@@ -110,9 +110,22 @@ def read_run(root: Path) -> Composition:
     return with_run(composition, root.resolve(), composition.collection.motion_time_s)
 
 
-def given_in_launch(values: dict[str, str]) -> dict[str, str | None]:
-    """Take launch arguments at their defaults for not given, so that a run can be resumed."""
-    return {name: None if value == default(name) else value for name, value in values.items()}
+def require_idle(root: Path) -> None:
+    """Make sure that no run goes on in a folder.
+
+    Raises:
+        ConfigError: one does.
+    """
+    try:
+        lock = open(root / '.lock')  # noqa: SIM115  closed below
+    except OSError:
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f'{root}: a run goes on in this folder; wait until it has '
+                              'ended') from None
 
 
 def _root(request: RunRequest, working: Path, now: datetime) -> Path:

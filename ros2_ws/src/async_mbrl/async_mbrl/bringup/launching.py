@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    LogInfo,
+    OpaqueFunction,
+    Shutdown,
+    TimerAction,
+)
 from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from async_mbrl.bringup import resources
 from async_mbrl.bringup.arguments import ARGUMENTS, SCHEDULES, Argument, parse_request
-from async_mbrl.bringup.folder import OpenRun, given_in_launch, open_run
+from async_mbrl.bringup.domain import DomainClaim
+from async_mbrl.bringup.folder import OpenRun, open_run
 from async_mbrl.bringup.graph import NodeDescription, describe, write_parameters
+from async_mbrl.bringup.supervisor import CONFIG_STATUS
 from async_mbrl.core.config import ConfigError
 
 RESPAWN_DELAY_S = 0.5
 
-_open_runs: list[OpenRun] = []
-"""Keeps the locks of the run folders until the launch process ends."""
+_open_runs: list[tuple[OpenRun, DomainClaim]] = []
+"""Keeps the locks of run folder and ROS domain until the launch process ends."""
+
+
+def simulation(share: Path) -> list[Any]:
+    """Give the actions of a launch file that runs a graph in simulation, arguments included."""
+    given: set[str] = set()
+
+    def note(context: LaunchContext) -> list[Any]:
+        """Tell what was given from what is filled in: the declarations come after this."""
+        given.update(argument.name for argument in ARGUMENTS
+                     if argument.name in context.launch_configurations)
+        return []
+
+    return [OpaqueFunction(function=note),
+            *(declare(argument, share) for argument in ARGUMENTS),
+            OpaqueFunction(function=start_simulation, args=[given])]
 
 
 def declare(argument: Argument, share: Path) -> DeclareLaunchArgument:
@@ -33,20 +56,25 @@ def declare(argument: Argument, share: Path) -> DeclareLaunchArgument:
                                  description=argument.doc, choices=choices)
 
 
-def start_simulation(context: LaunchContext) -> list[Any]:
+def start_simulation(context: LaunchContext, given: Set[str]) -> list[Any]:
     """Open the run that the launch arguments ask for and give the actions that start it.
+
+    Args:
+        context: of the launch.
+        given: names of the arguments that were given; a resumed run keeps what the others say.
 
     Raises:
         RuntimeError: the configuration does not fit; launch says why and ends with status 1.
     """
-    given = {argument.name: LaunchConfiguration(argument.name).perform(context)
-             for argument in ARGUMENTS}
+    values = {argument.name: LaunchConfiguration(argument.name).perform(context)
+              if argument.name in given else None for argument in ARGUMENTS}
+    domain = DomainClaim()
     try:
-        run = open_run(parse_request(given_in_launch(given)), resources.share_folder(),
-                       Path.cwd(), datetime.now())
+        run = open_run(parse_request(values), resources.share_folder(), Path.cwd(),
+                       datetime.now(), domain.claim)
     except ConfigError as error:
         raise RuntimeError(str(error)) from None
-    _open_runs.append(run)
+    _open_runs.append((run, domain))
     descriptions = describe(run.composition)
     files = write_parameters(descriptions, run.folder.root / 'params')
     return [LogInfo(msg=f'run folder: {run.folder.root}'),
@@ -62,13 +90,33 @@ def actions(descriptions: Sequence[NodeDescription], files: Mapping[str, Path],
         files: parameter file by name of the node.
         root: folder of the run, for what is said at its end.
     """
-    return [Node(
+    return [action(item, files[item.name], root) for item in descriptions]
+
+
+def action(item: NodeDescription, file: Path, root: Path) -> Node:
+    """Turn the description of a node into an action; arguments as for :func:`actions`."""
+    return Node(
         package=resources.PACKAGE, executable=item.executable, name=item.name,
-        parameters=[str(files[item.name])], output='screen', emulate_tty=True,
+        parameters=[str(file)], output='screen', emulate_tty=True,
         additional_env=dict(item.env), prefix=f'nice -n {item.nice}' if item.nice else None,
-        respawn=item.respawn, respawn_delay=RESPAWN_DELAY_S,
-        on_exit=on_exit(item.name, root) if item.required else None)
-        for item in descriptions]
+        on_exit=on_exit(item.name, root) if item.required else again(item, file, root))
+
+
+def again(item: NodeDescription, file: Path, root: Path) -> Any:
+    """Give the handler of the exit of a learner, which starts it again unless it is done.
+
+    What ``respawn`` of launch would do at every exit, also of one that has finished.
+    """
+
+    def handle(event: Any, context: LaunchContext) -> list[Any]:
+        if context.is_shutdown or event.returncode == 0 or not item.respawn:
+            return []
+        if event.returncode == CONFIG_STATUS:
+            return [OpaqueFunction(function=fail, args=[item.name, event.returncode])]
+        return [LogInfo(msg=f'{item.name} ended with status {event.returncode}; starting it again'),
+                TimerAction(period=RESPAWN_DELAY_S, actions=[action(item, file, root)])]
+
+    return handle
 
 
 def on_exit(name: str, root: Path) -> Any:
@@ -88,11 +136,12 @@ def on_exit(name: str, root: Path) -> Any:
 
 
 def fail(context: LaunchContext, name: str, status: int) -> None:
-    """End the launch with status 1 because a required node has died.
+    """End the launch with status 1 because a node has died that cannot be started again.
 
     Raises:
         RuntimeError: always; this is how launch is told.
     """
     del context
-    raise RuntimeError(f'{name} ended with status {status}; it is required, and never restarted '
-                       'under a moving arm: ending the run')
+    why = ('it refuses its configuration' if status == CONFIG_STATUS else
+           'it is required, and never restarted under a moving arm')
+    raise RuntimeError(f'{name} ended with status {status}; {why}: ending the run')

@@ -39,10 +39,13 @@ class ChildProcess:
         self._popen.send_signal(number)
 
     def last_lines(self) -> list[str]:
-        """Give the last lines of its log."""
-        with open(self._log, 'rb') as file:
-            file.seek(max(0, os.path.getsize(self._log) - TAIL_BYTES))
-            lines = file.read().decode(errors='replace').splitlines()
+        """Give the last lines of its log; none if it cannot be read."""
+        try:
+            with open(self._log, 'rb') as file:
+                file.seek(max(0, os.path.getsize(self._log) - TAIL_BYTES))
+                lines = file.read().decode(errors='replace').splitlines()
+        except OSError:
+            return []
         return [line for line in lines if line.strip()][-TAIL_LINES:]
 
 
@@ -64,7 +67,11 @@ class Launcher:
         self._pids: dict[str, int] = {}
 
     def __call__(self, description: NodeDescription) -> ChildProcess:
-        """Start a node."""
+        """Start a node.
+
+        Raises:
+            OSError: it cannot be started, or the files of the run not be written; it does not run.
+        """
         log = self._logs / f'{description.name}.log'
         command = [
             sys.executable, '-m', 'async_mbrl.bringup.child', str(os.getpid()),
@@ -77,5 +84,11 @@ class Launcher:
                 env={**os.environ, 'PYTHONUNBUFFERED': '1', **description.env},
                 start_new_session=True)
         self._pids[description.name] = popen.pid
-        write_atomically(self._register, json.dumps(self._pids, indent=2) + '\n')
+        try:
+            write_atomically(self._register, json.dumps(self._pids, indent=2) + '\n')
+        except OSError:
+            # Nobody would look after it.
+            popen.kill()
+            popen.wait()
+            raise
         return ChildProcess(popen, log)

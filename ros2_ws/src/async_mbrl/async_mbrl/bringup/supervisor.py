@@ -17,6 +17,9 @@ from async_mbrl.bringup.graph import NodeDescription
 CONFIG_STATUS = 2
 """Exit status of a node, and of the command, for a configuration that does not fit."""
 
+HOLDING_STAGE = 2
+"""Nodes of this stage and above, guard and driver, hold the arm when the controller is gone."""
+
 
 class Process(Protocol):
     """A started node."""
@@ -45,15 +48,21 @@ class SupervisorSettings:
         silent_deaths: a learner that dies so often in a row without a heartbeat ends the run.
         stage_s: time after the request to stop at which the stages above 0 are stopped at the
             latest; sooner if all nodes of the stages below have ended.
-        kill_s: time after the request to stop at which what still runs is killed.
+        kill_s: time after the request to stop at which what still runs is killed, guard and driver
+            excepted.
+        hold_s: time that guard and driver go on after the controller has ended otherwise than
+            in order: guard needs it to notice, and to stop the arm.
+        end_s: time after the request to stop at which guard and driver are killed.
     """
 
     respawn_delay_s: float = 0.5
     heartbeat_timeout_s: float = 10.0
     first_heartbeat_timeout_s: float = 60.0
     silent_deaths: int = 5
-    stage_s: tuple[float, ...] = (2.9, 3.4, 3.6)
-    kill_s: float = 4.0
+    stage_s: tuple[float, ...] = (2.9, 4.2, 4.4)
+    kill_s: float = 3.8
+    hold_s: float = 0.3
+    end_s: float = 4.6
 
 
 class State(enum.Enum):
@@ -81,7 +90,15 @@ class _Node:
 
 
 class Supervisor:
-    """Keep the nodes of a run going, and end them in order."""
+    """Keep the nodes of a run going, and end them in order.
+
+    Attributes:
+        over: whether the run is known to be over; learners that end then are not started again.
+        state: running, stopping or ended.
+        status: exit status of the run, as far as the nodes tell.
+        reason: why it ended; empty for a run that is complete.
+        respawns: how often each node was started again.
+    """
 
     def __init__(self, descriptions: Sequence[NodeDescription],
                  spawn: Callable[[NodeDescription], Process], report: Callable[[str], None],
@@ -100,7 +117,10 @@ class Supervisor:
         self._settings = settings or SupervisorSettings()
         self._stop_s = 0.0
         self._stage = 0
-        self._killed = False
+        self._free_s = 0.0
+        self._hurried = False
+        self._killed: set[str] = set()
+        self.over = False
         self.state = State.RUNNING
         self.status = 0
         self.reason = ''
@@ -112,17 +132,25 @@ class Supervisor:
             self._start(node, now)
 
     def heartbeat(self, name: str, now: float, finished: bool = False) -> None:
-        """Take note of a sign of life of a learner, and whether it says that it has finished."""
+        """Take note of a sign of life of a learner, and whether it says that it has finished.
+
+        One that has finished is not started again: what it did is saved, and its next incarnation
+        would only disturb the evaluation of its last policy.
+        """
         node = self._nodes.get(name)
         if node is not None and node.alive:
             node.heartbeat_s = now
             node.silent_deaths = 0
-            node.finished = finished
+            node.finished |= finished
 
     def stop(self, reason: str, status: int, now: float) -> None:
-        """Begin to end the run; the first reason stands. Asked again, kill what still runs."""
+        """Begin to end the run; the first reason stands. Interrupted then, kill what still runs.
+
+        Guard and driver are not killed at once: they hold the arm when the controller is gone.
+        """
         if self.state is State.STOPPING and status >= 128:
-            self._kill('asked twice')
+            self._hurried, self._free_s = True, now + self._settings.hold_s
+            self._kill('asked twice', holding=False)
         if self.state is not State.RUNNING:
             return
         self.state, self.reason, self.status = State.STOPPING, reason, status
@@ -153,13 +181,16 @@ class Supervisor:
 
     def _ended(self, node: _Node, process: Process, status: int, now: float) -> None:
         node.process = None
+        if status != 0 and node.description.stop_stage == HOLDING_STAGE - 1:
+            self._free_s = now + self._settings.hold_s
         if self.state is not State.RUNNING:
             return
         name, how = node.description.name, _describe(status)
         if name == 'robot_interface' and status == 0:
             self.stop('', 0, now)
-        elif node.finished and status == 0:
-            return
+        elif node.finished or (self.over and node.description.respawn):
+            if status != 0:
+                self._report(f'{name} {how}, but it had nothing left to do: not starting it again')
         elif node.description.respawn and status != CONFIG_STATUS:
             node.silent_deaths += node.heartbeat_s is None
             if node.silent_deaths >= self._settings.silent_deaths:
@@ -207,13 +238,19 @@ class Supervisor:
             self.state = State.ENDED
             return
         elapsed = now - self._stop_s
+        if elapsed >= self._settings.kill_s:
+            self._kill(f'did not end within {self._settings.kill_s:.0f} s', holding=False)
         stages = self._settings.stage_s
         while self._stage < len(stages) and (
                 elapsed >= stages[self._stage] or not self._alive_up_to(self._stage)):
+            if self._stage + 1 >= HOLDING_STAGE and now < self._free_s:
+                break
             self._stage += 1
             self._interrupt(self._stage)
-        if elapsed >= self._settings.kill_s:
-            self._kill(f'did not end within {self._settings.kill_s:.0f} s')
+        if elapsed >= self._settings.end_s:
+            self._kill('did not end in time', holding=True)
+        elif self._hurried and not self._alive_up_to(HOLDING_STAGE - 1) and now >= self._free_s:
+            self._kill('asked twice', holding=True)
 
     def _alive_up_to(self, stage: int) -> bool:
         return any(node.alive and node.description.stop_stage <= stage
@@ -224,14 +261,17 @@ class Supervisor:
             if node.process is not None and node.description.stop_stage == stage:
                 node.process.send(signal.SIGINT)
 
-    def _kill(self, why: str) -> None:
-        if self._killed:
+    def _kill(self, why: str, holding: bool) -> None:
+        """Kill what still runs, once: what holds the arm, or else the rest."""
+        nodes = {name: node.process for name, node in self._nodes.items()
+                 if node.process is not None and name not in self._killed
+                 and (node.description.stop_stage >= HOLDING_STAGE) is holding}
+        if not nodes:
             return
-        self._killed = True
-        self._report(f'{", ".join(self.running())} {why}: killed')
-        for node in self._nodes.values():
-            if node.process is not None:
-                node.process.send(signal.SIGKILL)
+        self._killed.update(nodes)
+        self._report(f'{", ".join(nodes)} {why}: killed')
+        for process in nodes.values():
+            process.send(signal.SIGKILL)
 
 
 def _describe(status: int) -> str:

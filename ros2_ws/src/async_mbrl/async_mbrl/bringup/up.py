@@ -7,23 +7,28 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from async_mbrl.bringup import aftermath
+from async_mbrl.bringup.aftermath import Written, written
 from async_mbrl.bringup.arguments import RunRequest
+from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.domain import DomainClaim
 from async_mbrl.bringup.folder import OpenRun, open_run
-from async_mbrl.bringup.graph import NODES, describe, write_parameters
+from async_mbrl.bringup.graph import describe, write_parameters
 from async_mbrl.bringup.processes import Launcher
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.bringup.supervisor import State, Supervisor
 from async_mbrl.core.config import ConfigError
+from async_mbrl.core.run import RunFolder
 from async_mbrl.reporting import outcome
-from async_mbrl.reporting.state import LearnerHealth, ViewState
+from async_mbrl.reporting.state import LearnerHealth, RunProgress, ViewState
 from async_mbrl.reporting.tensorboard import ScalarWriter
 from async_mbrl.reporting.view import TerminalView
 
@@ -35,7 +40,6 @@ STATUS_NOT_LEARNED = 3
 
 PERIOD_S = 0.1
 SCALARS_S = 2.0
-DISCOVERY_S = 0.7
 
 
 @dataclass(frozen=True)
@@ -62,29 +66,36 @@ def up(request: RunRequest, options: UpOptions, working: Path) -> int:
 
     Raises:
         ConfigError: the configuration does not fit; nothing was started.
+        OSError: files could not be written, before the nodes were started or after they had ended.
     """
     from async_mbrl.ros.monitor import Monitor
 
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    run = open_run(request, share_folder(), working, datetime.now(), _require_quiet_domain)
-    with run.lock:
-        with closing(Monitor()) as monitor:
-            monitor.start()
-            supervisor = _run(run, options, monitor)
-        respawns = {item.name: supervisor.respawns[item.name]
-                    for item in describe(run.composition) if item.respawn}
-        return _finish(run, options, supervisor, respawns)
+    with closing(DomainClaim()) as domain:
+        run = open_run(request, share_folder(), working, datetime.now(), domain.claim)
+        with run.lock:
+            before = written(run.folder)
+            with closing(Monitor()) as monitor:
+                monitor.start()
+                supervisor = _run(run, options, monitor)
+            domain.close()   # the graph has ended; another may begin while this one is judged
+            return _finish(run, options, supervisor, before)
 
 
-def _require_quiet_domain() -> None:
-    from async_mbrl.ros.monitor import Monitor
+class Trouble:
+    """What could not be written while nodes run: they must be ended in order, so nothing raises."""
 
-    with closing(Monitor()) as monitor:
-        others = monitor.present(NODES, DISCOVERY_S)
-    if others:
-        raise ConfigError(
-            f'ROS_DOMAIN_ID: in domain {os.environ.get("ROS_DOMAIN_ID", "0")} there is already a '
-            f'graph ({", ".join(others)}); end it, or choose another domain')
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.what = ''
+
+    @contextmanager
+    def noted(self, where: str) -> Iterator[None]:
+        """Note an OSError of what is done meanwhile; the first stands."""
+        try:
+            yield
+        except OSError as error:
+            self.what = self.what or f'{where}: {error.strerror or error}'
 
 
 def _run(run: OpenRun, options: UpOptions, monitor: Monitor) -> Supervisor:
@@ -94,15 +105,22 @@ def _run(run: OpenRun, options: UpOptions, monitor: Monitor) -> Supervisor:
     launcher = Launcher(files, root / 'log', root / 'processes.json')
     state = ViewState()
     view = TerminalView(state, live=None if options.view else False)
-    with open(root / 'log' / 'up.log', 'a', buffering=1) as log, interruptions() as arrived:
+    path = root / 'log' / 'up.log'
+    trouble = Trouble()
+    # Unbuffered: what the disk does not take must not come up again when the file is closed.
+    with open(path, 'ab', buffering=0) as log, interruptions() as arrived:
 
         def say(message: str) -> None:
-            log.write(f'{datetime.now():%Y-%m-%d %H:%M:%S} {message}\n')
-            view.say(message)
+            with trouble.noted(str(path)):
+                log.write(f'{datetime.now():%Y-%m-%d %H:%M:%S} {message}\n'.encode())
+            with trouble.noted('terminal'):
+                view.say(message)
 
         say(_start_line(run))
         supervisor = Supervisor(descriptions, launcher, say)
-        _look_after(supervisor, monitor, state, view, ScalarWriter(run.folder), arrived)
+        look_after(supervisor, monitor, state, view, ScalarWriter(run.folder), arrived, trouble)
+    if trouble.what and supervisor.status == 0:
+        print(f'warning: {trouble.what}', file=sys.stderr, flush=True)
     return supervisor
 
 
@@ -122,32 +140,55 @@ def interruptions() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _look_after(supervisor: Supervisor, monitor: Monitor, state: ViewState, view: TerminalView,
-                scalars: ScalarWriter, arrived: list[int]) -> None:
-    view.start()
+def look_after(supervisor: Supervisor, monitor: Monitor, state: ViewState, view: TerminalView,
+               scalars: ScalarWriter, arrived: list[int], trouble: Trouble) -> None:
+    """Start the nodes and stay until all have ended, whatever cannot be written meanwhile.
+
+    Args:
+        supervisor: of the nodes.
+        monitor: gives their statuses.
+        state: takes the statuses.
+        view: shows the state.
+        scalars: follow the metrics of the run.
+        arrived: signals, as they arrive.
+        trouble: ends the run as soon as there is any.
+    """
     handled = 0
     next_scalars_s = 0.0
+    with trouble.noted('terminal'):
+        view.start()
     try:
-        supervisor.start(time.monotonic())
+        with trouble.noted('nodes cannot be started'):
+            supervisor.start(time.monotonic())
         while supervisor.state is not State.ENDED:
             now = time.monotonic()
             for update in monitor.drain():
                 state.take(update, now)
                 if isinstance(update, LearnerHealth):
                     supervisor.heartbeat(update.name, now, update.state == 'finished')
+                elif isinstance(update, RunProgress):
+                    supervisor.over = update.phase in ('done', 'failed')
             for number in arrived[handled:]:
                 supervisor.stop('interrupted', 128 + number, now)
             handled = len(arrived)
-            supervisor.step(now)
-            view.refresh(now)
+            with trouble.noted('nodes cannot be started'):
+                supervisor.step(now)
+            with trouble.noted('terminal'):
+                view.refresh(now)
             if now >= next_scalars_s:
                 next_scalars_s = now + SCALARS_S
-                scalars.follow()
+                with trouble.noted('TensorBoard scalars'):
+                    scalars.follow()
+            if trouble.what:
+                supervisor.stop(trouble.what, 1, now)
             time.sleep(PERIOD_S)
     finally:
-        view.stop(time.monotonic())
-        scalars.follow()
-        scalars.close()
+        with trouble.noted('terminal'):
+            view.stop(time.monotonic())
+        with trouble.noted('TensorBoard scalars'):
+            scalars.follow()
+        with trouble.noted('TensorBoard scalars'):
+            scalars.close()
 
 
 def _start_line(run: OpenRun) -> str:
@@ -158,20 +199,35 @@ def _start_line(run: OpenRun) -> str:
             f'{composition.run.seed}, {composition.collection.motion_time_s:.0f} s of motion')
 
 
-def _finish(run: OpenRun, options: UpOptions, supervisor: Supervisor,
-            respawns: dict[str, int]) -> int:
+def _finish(run: OpenRun, options: UpOptions, supervisor: Supervisor, before: Written) -> int:
     folder, composition = run.folder, run.composition
-    before = outcome.read_summary(folder)
-    counted = Counter(before.get('respawns') or {})
-    counted.update(respawns)
-    status, reason = supervisor.status, supervisor.reason
-    if status == 0 and before.get('phase') != 'done':
-        status, reason = 1, 'robot_interface ended before the run was complete'
-    outcome.extend_summary(folder, {'respawns': dict(counted),
-                                    'outcome': {'status': status, 'reason': reason}})
+    respawns = {item.name: supervisor.respawns[item.name]
+                for item in describe(composition) if item.respawn}
+    try:
+        status, reason = conclude(folder, composition, supervisor.status, supervisor.reason,
+                                  respawns, before)
+    except OSError as error:
+        status = supervisor.status or 1
+        unwritten = f'{folder.summary}: {error.strerror or error}'
+        reason = '; '.join(filter(None, (supervisor.reason, unwritten)))
     if status != 0:
-        print(f'error: run ended: {reason}; its files are complete in {folder.root}; '
-              f'resume it with --run-dir {folder.root}', file=sys.stderr, flush=True)
+        missing = ''
+        # After an interruption nobody wants to wait.
+        if status < 128 and written(folder).recording == before.recording:
+            try:
+                aftermath.make_up_recording(folder)
+            except (ConfigError, OSError) as error:
+                missing += f'; no recording: {error}'
+        now = written(folder)
+        if now.summary in (None, before.summary):
+            missing += '; no summary'
+        if (folder.journal.exists() and now.recording in (None, before.recording)
+                and 'recording' not in missing):
+            missing += f'; no recording, make it with: async-mbrl record {folder.root}'
+        state = f'its files are in {folder.root}{missing}' if missing else (
+            f'its files are complete in {folder.root}')
+        print(f'error: run ended: {reason}; {state}; resume it with --run-dir {folder.root}',
+              file=sys.stderr, flush=True)
         return status
     from async_mbrl.reporting.closing import close_run  # slow to load, and Ctrl-C is to be quick
 
@@ -179,3 +235,44 @@ def _finish(run: OpenRun, options: UpOptions, supervisor: Supervisor,
     summary = outcome.evaluate_offline(folder, composition, options.episodes)
     close_run(folder, composition, summary, video=options.video)
     return 0 if outcome.succeeded(summary, composition) else STATUS_NOT_LEARNED
+
+
+def conclude(folder: RunFolder, composition: Composition, status: int, reason: str,
+             respawns: Mapping[str, int], before: Written) -> tuple[int, str]:
+    """Complete the summary of a session of a run.
+
+    Args:
+        folder: the run.
+        composition: its configuration.
+        status: exit status that the supervisor came to.
+        reason: its reason, empty without one.
+        respawns: restarts in this session, by node.
+        before: what lay in the folder before.
+
+    Returns:
+        Exit status and reason. What robot_interface says of why the run failed goes before what
+        the supervisor saw of it.
+
+    Raises:
+        OSError: the summary cannot be written.
+    """
+    interrupted = status >= 128
+    if written(folder).summary == before.summary:
+        if status == 0:
+            status, reason = 1, 'robot_interface ended without writing the summary'
+        aftermath.make_up_summary(folder, composition, reason, interrupted)
+    summary = outcome.read_summary(folder)
+    seen = reason
+    if status == 0 and summary.get('phase') != 'done':
+        status, reason = 1, 'robot_interface ended before the run was complete'
+    if summary.get('phase') == 'failed':
+        reason = summary.get('reason') or reason
+    counted = Counter(summary.get('respawns') or {})
+    counted.update(respawns)
+    more: dict[str, Any] = {'respawns': dict(counted),
+                            'outcome': {'status': status, 'reason': reason}}
+    faults = list((summary.get('safety') or {}).get('faults') or [])
+    if seen and not interrupted and seen not in faults:
+        more['safety'] = {'faults': [*faults, seen]}
+    outcome.extend_summary(folder, more)
+    return status, reason

@@ -1,7 +1,7 @@
 """What is known of a run from the status messages of its nodes, and what follows from them.
 
 Messages are those of async_mbrl_interfaces, or anything with the same fields. Times are ROS time,
-s. Replaying the messages of a journal rebuilds an account.
+s. Replaying a journal rebuilds an account.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from async_mbrl.collection.phases import Phase
 from async_mbrl.core.snapshot import NO_VERSION, Version
 
 POLICY_LEARNER = 'policy_learner'
@@ -18,6 +19,8 @@ GUARD_ACTING = 2
 _CONTROLLER_TOTALS = ('ticks', 'late_ticks', 'interventions', 'policies_applied',
                       'policies_rejected', 'stale_holds')
 _BRIDGE_TOTALS = ('commands_received', 'commands_refused', 'limit_violations')
+_LOAD_TOTALS = ('ticks', 'late_ticks')
+_LEARNER_TOTALS = ('transitions_recovered', 'updates_in_motion', 'running_s', 'waiting_s')
 
 
 class Total:
@@ -57,6 +60,10 @@ class PolicyLag:
         self._steps: list[tuple[float, Version]] = []
         self.last: int | None = None
 
+    def begin_session(self) -> None:
+        """Drop steps of which nothing more will be heard; time may have a new zero."""
+        self._newest, self._steps = None, []
+
     def published(self, time_s: float, version: Version) -> None:
         """Hear the newest version at a time."""
         waiting, self._steps = self._steps, []
@@ -90,17 +97,31 @@ class PolicyLag:
 
 
 class Account:
-    """Last statuses, totals over restarts, faults and policy lag of a run."""
+    """Last statuses, totals over restarts, faults and policy lag of a run.
+
+    Attributes:
+        controller: last status heard, None before, as for bridge, guard and learners; percentiles
+            in a status are those of the last start of its node.
+        controller_under_load: last status heard while the run was learning, as for the bridge, so
+            that figures which add up from the start of a node leave out what came after.
+        totals: over all starts, by name of the field.
+        totals_under_load: the same, as far as heard while the run was learning.
+    """
 
     def __init__(self) -> None:
         """Begin knowing nothing."""
         self.controller: Any = None
         self.bridge: Any = None
+        self.controller_under_load: Any = None
+        self.bridge_under_load: Any = None
         self.guard: Any = None
         self.learners: dict[str, Any] = {}
         self.faults: list[str] = []
         self.lag = PolicyLag()
         self.totals = {name: Total() for name in (*_CONTROLLER_TOTALS, *_BRIDGE_TOTALS)}
+        self.totals_under_load = {name: Total() for name in _LOAD_TOTALS}
+        self._learning = False
+        self._learner_totals: dict[tuple[str, str], dict[str, Any]] = {}
         self._published: dict[int, int] = {}
 
     @property
@@ -108,11 +129,29 @@ class Account:
         """Policy snapshots published over all incarnations; None if none is known."""
         return sum(self._published.values()) if self._published else None
 
+    def learner_total(self, name: str, field: str) -> Any:
+        """Give a counter or a time of a learner over all its starts; None if it was not heard."""
+        starts = self._learner_totals.get((name, field))
+        return None if starts is None else sum(starts.values())
+
+    def begin_session(self) -> None:
+        """Begin to hear in a new process."""
+        self._learning = False
+        self.lag.begin_session()
+
+    def heard_phase(self, phase: int) -> None:
+        """Learn in which phase the run is from here on."""
+        self._learning = phase == Phase.LEARNING
+
     def heard_controller(self, message: Any) -> None:
         """Take a controller status."""
         self.controller = message
         for name in _CONTROLLER_TOTALS:
             self.totals[name].update(getattr(message, name))
+        if self._learning:
+            self.controller_under_load = message
+            for name in _LOAD_TOTALS:
+                self.totals_under_load[name].update(getattr(message, name))
         if message.fault:
             self._fault(f'controller: {message.fault}')
 
@@ -121,6 +160,8 @@ class Account:
         self.bridge = message
         for name in _BRIDGE_TOTALS:
             self.totals[name].update(getattr(message, name))
+        if self._learning:
+            self.bridge_under_load = message
 
     def heard_guard(self, message: Any) -> None:
         """Take the status of the guard."""
@@ -132,6 +173,9 @@ class Account:
     def heard_learner(self, message: Any, time_s: float) -> None:
         """Take a learner status."""
         self.learners[message.name] = message
+        for field in _LEARNER_TOTALS:
+            starts = self._learner_totals.setdefault((message.name, field), {})
+            starts[message.session] = getattr(message, field)
         if message.reason:
             self._fault(f'{message.name}: {message.reason}')
         if message.name == POLICY_LEARNER:

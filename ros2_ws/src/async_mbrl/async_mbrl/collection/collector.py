@@ -1,8 +1,9 @@
 """Episodes on the robot: what is commanded, and the transitions that come of it. No ROS here.
 
 A collector changes only by :meth:`Collector.begin_session`, :meth:`Collector.commanded`,
-:meth:`Collector.take` and :meth:`Collector.abandon`, in the order things happened. Doing the same
-again with what a journal holds rebuilds it exactly, which is how a run is resumed.
+:meth:`Collector.take`, :meth:`Collector.abandon` and :meth:`Collector.end_training`, in the order
+things happened. Doing the same again with what a journal holds rebuilds it exactly, which is how a
+run is resumed.
 """
 
 from __future__ import annotations
@@ -125,8 +126,9 @@ class Collector:
         self.collection_time_s = 0.0
         self._unconfirmed_resets = 0
         self._open: _Open | None = None
+        self._begun = False
         self._wall_s = 0.0
-        self._first_step: float | None = None
+        self._since: float | None = None
         self._last_event = 0.0
 
     @property
@@ -161,8 +163,12 @@ class Collector:
         return self.motion_time_s + self.resets * self._task.config.reset_s
 
     def wall_time_s(self, now_s: float) -> float:
-        """Robot time since the first learning step, s; time in which nobody collected left out."""
-        return 0.0 if self._first_step is None else self._elapsed(now_s)
+        """Robot time from the first learning step to the end of training, s.
+
+        Time in which nobody collected is left out: a process that goes on with the run counts from
+        its first learning command on.
+        """
+        return self._elapsed(now_s)
 
     def recent(self, mode: Mode = Mode.LEARNING) -> list[EpisodeResult]:
         """Give the last ``RECENT`` whole episodes of a mode."""
@@ -178,12 +184,13 @@ class Collector:
         return self._plan(number, self.evaluation_attempts, Mode.EVALUATION,
                           self._task.config.episode_steps, version)
 
-    def begin_session(self, now_s: float) -> None:
-        """Begin to collect in a new process; robot time ``now_s`` may have a new zero."""
-        if self._first_step is not None:
-            self._wall_s = self._elapsed(self._last_event)
-            self._first_step = now_s
-        self._last_event = now_s
+    def begin_session(self) -> None:
+        """Begin to collect in a new process; robot time may have a new zero from here on."""
+        self.end_training(self._elapsed(self._last_event))
+
+    def end_training(self, wall_time_s: float) -> None:
+        """Let the wall time stand, s, until learning is gone on with."""
+        self._wall_s, self._since = wall_time_s, None
 
     def commanded(self, command: EpisodeCommand, now_s: float) -> None:
         """Take note of a command that is about to be published."""
@@ -193,6 +200,8 @@ class Collector:
         self._open = _Open(command)
         if command.mode == Mode.LEARNING:
             self._last_event = now_s
+            if self._begun and self._since is None:
+                self._since = now_s
             self.attempts = command.episode + 1
             if self.transitions:
                 self._unconfirmed_resets += 1
@@ -231,8 +240,8 @@ class Collector:
                 transitions = (transition,)
                 self._count(now_s)
         if step.kind == StepKind.STEP:
-            if learning and self._first_step is None:
-                self._first_step = now_s
+            if learning and self._since is None:
+                self._begun, self._since = True, now_s
             episode.pending = step
             return Taken(transitions)
         self._open = None
@@ -301,8 +310,7 @@ class Collector:
             seed=int(rng.integers(2**63)))
 
     def _elapsed(self, now_s: float) -> float:
-        assert self._first_step is not None
-        return self._wall_s + now_s - self._first_step
+        return self._wall_s + (0.0 if self._since is None else now_s - self._since)
 
 
 def hold(number: int, kind: CommandKind = CommandKind.HOLD) -> EpisodeCommand:

@@ -78,9 +78,10 @@ def metrics_record(collector: Collector, sequence: RunSequence, account: Account
         record[name] = {
             'updates': learner.updates, 'epochs': learner.epochs,
             'version': learner.version.counter, 'transitions': learner.next_transition,
-            'transitions_recovered': learner.transitions_recovered,
-            'updates_in_motion': learner.updates_in_motion,
-            'waiting_share': share(learner.waiting_s, learner.running_s),
+            'transitions_recovered': account.learner_total(name, 'transitions_recovered'),
+            'updates_in_motion': account.learner_total(name, 'updates_in_motion'),
+            'waiting_share': share(account.learner_total(name, 'waiting_s'),
+                                   account.learner_total(name, 'running_s')),
             'transition_latency_p50_ms': learner.transition_latency_p50_ms,
             'transition_latency_p99_ms': learner.transition_latency_p99_ms,
             'first_use_latency_p50_ms': learner.first_use_latency_p50_ms,
@@ -90,9 +91,9 @@ def metrics_record(collector: Collector, sequence: RunSequence, account: Account
     return record
 
 
-def share(part: float, whole: float) -> float | None:
+def share(part: float | None, whole: float | None) -> float | None:
     """Give a share; None of nothing."""
-    return part / whole if whole > 0 else None
+    return part / whole if part is not None and whole else None
 
 
 def finite(value: Any) -> Any:

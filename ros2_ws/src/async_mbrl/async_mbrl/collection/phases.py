@@ -68,6 +68,7 @@ class RunSequence:
         interrupted: asked to stop before the end.
         trained: the learners have ended.
         evaluation: results of the live evaluation of the last policy.
+        evaluation_aborted: episodes of it that were aborted, and tried again.
     """
 
     def __init__(self, config: CollectionConfig, collector: Collector,
@@ -88,6 +89,7 @@ class RunSequence:
         self.interrupted = False
         self.trained = False
         self.evaluation: list[EpisodeResult] = []
+        self.evaluation_aborted = 0
         self._since: float | None = None
         self._settled_since = 0.0
         self._retry_at = 0.0
@@ -120,6 +122,7 @@ class RunSequence:
         self._progress = now_s
         if taken.aborted is not None:
             self._aborts += 1
+            self.evaluation_aborted += self.phase == Phase.EVALUATING
             self._retry_at = now_s + self._config.retry_s
             if self._aborts >= self._config.maximum_aborts:
                 self.fail(f'{self._aborts} episodes in a row were aborted: {taken.aborted}')
@@ -177,7 +180,7 @@ class RunSequence:
         if self.phase == Phase.FINISHING:
             self._finish(seen, controller, now_s)
             return None
-        return self._evaluate(now_s, number)
+        return self._evaluate(controller, now_s, number)
 
     def _learn(self, now_s: float, number: int) -> EpisodeCommand | None:
         if self._collector.used_up:
@@ -200,12 +203,18 @@ class RunSequence:
                                + (f' (last refused: {rejection})' if rejection else ''))
         if not self._wait(missing, now_s, self._config.finish_timeout_s):
             self._pinned = controller.policy_version
-            self.evaluation = []
+            self.evaluation, self.evaluation_aborted = [], 0
             self._enter(Phase.EVALUATING, now_s)
 
-    def _evaluate(self, now_s: float, number: int) -> EpisodeCommand | None:
+    def _evaluate(self, controller: ControllerView, now_s: float,
+                  number: int) -> EpisodeCommand | None:
         if len(self.evaluation) >= self._config.live_evaluation_episodes:
             self.complete, self.reason = True, 'writing the recording'
+            return None
+        if controller.policy_version != self._pinned:
+            # A policy learner that was restarted hands out its policy under a version of its
+            # own: evaluate that one, from the beginning.
+            self._enter(Phase.FINISHING, now_s)
             return None
         if now_s < self._retry_at:
             return None

@@ -20,7 +20,12 @@ MODEL_LEARNER = 'model_learner'
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a summary says of a run besides what was counted."""
+    """What a summary says of a run besides what was counted.
+
+    Attributes:
+        numbers_missing: numbers left out by the transitions in the journal.
+        evaluation_aborted: episodes of the live evaluation that were aborted.
+    """
 
     task: str
     robot: str
@@ -32,11 +37,20 @@ class RunFacts:
     reason: str
     wall_time_s: float
     judged_by: str | None
+    numbers_missing: int = 0
+    evaluation_aborted: int = 0
 
 
 def build_summary(facts: RunFacts, collector: Collector, account: Account,
                   evaluation: Sequence[EpisodeResult]) -> dict[str, Any]:
     """Build the summary.
+
+    Counters and times of a learner are summed over its starts; percentiles of latencies, as those
+    of jitter, are of the last start of the node. ``ticks``, ``late_ticks``, ``jitter_ms``,
+    ``tick_us`` and ``command_gap_ms`` are as last heard while the run was learning: from the start
+    of the node on, moves between episodes included, but not what came after learning.
+    ``transitions.lost`` is what the numbering in the journal leaves out and, once a run is over,
+    what a learner had not received.
 
     Args:
         facts: what the run is, and its wall time from the first learning step to the end of
@@ -48,11 +62,15 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
     controller, bridge = account.controller, account.bridge
     model, policy = (account.learners.get(name) for name in (MODEL_LEARNER, POLICY_LEARNER))
     totals = {name: total.value for name, total in account.totals.items()}
+    loaded = account.controller_under_load
     learners = {MODEL_LEARNER: model, POLICY_LEARNER: policy}
     received = [item.next_transition for item in learners.values() if item is not None]
+    missing = max(0, collector.transitions - min(received)) if received else None
     # What a learner has not confirmed while a run still goes on is not lost: the journal has it.
-    missing = collector.transitions - min(received) if received else None
-    complete = facts.phase == 'done'
+    over = facts.phase in ('done', 'failed')
+    lost: int | None = facts.numbers_missing
+    if over:
+        lost = None if missing is None else facts.numbers_missing + missing
     return {
         'task': facts.task,
         'robot': facts.robot,
@@ -74,15 +92,16 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
             'collected': collector.transitions,
             **{name: None if item is None else item.next_transition
                for name, item in learners.items()},
-            'recovered': {name: None if item is None else item.transitions_recovered
-                          for name, item in learners.items()},
-            'lost': missing if complete else None,
-            'outstanding': None if complete else missing,
+            'recovered': {name: account.learner_total(name, 'transitions_recovered')
+                          for name in learners},
+            'lost': lost,
+            'outstanding': None if over else missing,
         },
-        'waiting_share': {name: None if item is None else share(item.waiting_s, item.running_s)
-                          for name, item in learners.items()},
-        'updates_during_motion': {name: None if item is None else item.updates_in_motion
-                                  for name, item in learners.items()},
+        'waiting_share': {name: share(account.learner_total(name, 'waiting_s'),
+                                      account.learner_total(name, 'running_s'))
+                          for name in learners},
+        'updates_during_motion': {name: account.learner_total(name, 'updates_in_motion')
+                                  for name in learners},
         'policy': {
             'versions_published': account.versions_published,
             'versions_applied': None if controller is None else totals['policies_applied'],
@@ -98,13 +117,14 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
         },
         'control': {
             'rate_hz': getattr(controller, 'rate_hz', None),
-            'ticks': None if controller is None else totals['ticks'],
-            'late_ticks': None if controller is None else totals['late_ticks'],
-            'jitter_ms': _fields(controller, p50='jitter_p50_ms', p99='jitter_p99_ms',
+            **{name: None if loaded is None else total.value
+               for name, total in account.totals_under_load.items()},
+            'jitter_ms': _fields(loaded, p50='jitter_p50_ms', p99='jitter_p99_ms',
                                  p999='jitter_p999_ms', max='jitter_max_ms'),
-            'tick_us': _fields(controller, p50='tick_p50_us', p99='tick_p99_us'),
-            'command_gap_ms': _fields(bridge, p50='command_gap_p50_ms', p99='command_gap_p99_ms',
-                                      p999='command_gap_p999_ms', max='command_gap_max_ms'),
+            'tick_us': _fields(loaded, p50='tick_p50_us', p99='tick_p99_us'),
+            'command_gap_ms': _fields(
+                account.bridge_under_load, p50='command_gap_p50_ms', p99='command_gap_p99_ms',
+                p999='command_gap_p999_ms', max='command_gap_max_ms'),
             'scheduler': getattr(controller, 'scheduler', None),
         },
         'safety': {
@@ -121,7 +141,8 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
         },
         'evaluation': {
             'offline': None,
-            'live': _evaluation(evaluation, facts.judged_by) if evaluation else None,
+            'live': _evaluation(evaluation, facts) if evaluation or facts.evaluation_aborted
+            else None,
         },
         'learning_curve': collector.learning_curve,
         'respawns': {},
@@ -139,17 +160,21 @@ def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
     write_atomically(folder.summary, json.dumps(finite(summary), indent=2) + '\n')
 
 
-def _evaluation(results: Sequence[EpisodeResult], judged_by: str | None) -> dict[str, Any]:
+def _evaluation(results: Sequence[EpisodeResult], facts: RunFacts) -> dict[str, Any]:
+    """Give the figures of the live evaluation; an aborted episode is no success."""
     distances = [result.distance_m for result in results]
     returns = [result.ret for result in results]
+    successes = sum(result.success for result in results)
     return {
         'episodes': len(results),
-        'success_rate': float(np.mean([result.success for result in results])),
-        'final_distance_m': {'median': float(np.median(distances)),
-                             'p95': float(np.percentile(distances, 95))},
-        'return': {'mean': float(np.mean(returns)), 'std': float(np.std(returns))},
-        'policy_version': str(results[-1].policy_version),
-        'judged_by': judged_by,
+        'aborted': facts.evaluation_aborted,
+        'success_rate': share(successes, len(results) + facts.evaluation_aborted),
+        'final_distance_m': {'median': float(np.median(distances)) if results else None,
+                             'p95': float(np.percentile(distances, 95)) if results else None},
+        'return': {'mean': float(np.mean(returns)) if results else None,
+                   'std': float(np.std(returns)) if results else None},
+        'policy_version': str(results[-1].policy_version) if results else None,
+        'judged_by': facts.judged_by,
     }
 
 

@@ -34,7 +34,7 @@ class SnapshotAcceptance:
         self._last_heard_s = 0.0
 
     def heard(self, publisher: str, now_s: float) -> None:
-        """Take note of a sign of life of a publisher, steady time."""
+        """Take note of a snapshot or a heartbeat of a publisher at a steady time."""
         if publisher == self._publisher:
             self._last_heard_s = now_s
 

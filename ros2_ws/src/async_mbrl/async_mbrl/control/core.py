@@ -34,6 +34,9 @@ ARRIVED_RAD = 0.03
 AT_REST_RAD_S = 0.1
 """A move has arrived when every joint is slower than this."""
 
+HELD_UP_S = 0.25
+"""A move is given up after so long without a tick: going on would jump ahead on its path."""
+
 MOVE_PATIENCE = 0.5
 """Share of the duration of a move that its end is waited for beyond it."""
 
@@ -58,6 +61,10 @@ class ControlCore:
 
     Order of use: :meth:`set_policy` and :meth:`command` at any time between ticks, :meth:`tick`
     once a control period, :meth:`drain` for what happened.
+
+    A loop that is held up never makes the arm catch up: a policy step that is missed by more than
+    half its time ends the episode, and a gap of more than :data:`HELD_UP_S` ends a move; the arm is
+    held then. Moves and holding pull with bounded force (see :class:`JointImpedance`).
     """
 
     def __init__(self, robot: RobotConfig, task: Any, network: PolicyNetworkConfig, *,
@@ -101,6 +108,7 @@ class ControlCore:
         self._pinned = NO_VERSION
         self._move: MinimumJerkMove | None = None
         self._phase_start_s = 0.0
+        self._move_tick_s = 0.0
         self._step = 0
         self._displacement = robot.command_interface == 'position'
         self._scale = np.array(robot.action_scale)
@@ -165,6 +173,12 @@ class ControlCore:
         self._state = FAULT
         if self._last_position is not None:
             self._anchor[:] = self._last_position
+
+    def halt(self, reason: str) -> None:
+        """End what is going on, if anything is, and hold the arm where it was last measured."""
+        if self._state in (MOVING, RUNNING):
+            assert self._last_position is not None
+            self._abort(self._last_time_s, self._last_position, reason)
 
     def safe_command(self) -> np.ndarray | None:
         """Give the safe command (n,) for the last measured position; None if nothing was sent."""
@@ -256,7 +270,7 @@ class ControlCore:
         self._episode = command
         self._state = MOVING
         self._active = True
-        self._phase_start_s = time_s
+        self._phase_start_s = self._move_tick_s = time_s
         self._step = 0
         self._move = MinimumJerkMove(position, command.start_pose, command.move_duration_s,
                                      self._speed_limit, self._rate_hz)
@@ -277,6 +291,11 @@ class ControlCore:
     def _continue_move(self, time_s: float, position: np.ndarray, velocity: np.ndarray) -> None:
         move = self._move
         assert move is not None
+        gap_s, self._move_tick_s = time_s - self._move_tick_s, time_s
+        if gap_s > HELD_UP_S:
+            self._abort(time_s, position, f'no tick for {gap_s:.3f} s of the move to the start '
+                        'pose: the control loop was held up')
+            return
         elapsed_s = time_s - self._phase_start_s
         tick = round(elapsed_s * self._rate_hz)
         if tick >= move.ticks:

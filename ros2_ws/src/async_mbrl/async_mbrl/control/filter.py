@@ -44,7 +44,7 @@ class CommandFilter:
         self.intervened = False
         """Whether the last command was changed."""
         self.non_finite = 0
-        """Commands in a row, up to the last one, that were not finite."""
+        """Commands in a row, up to the last one, that were not finite as asked or as limited."""
         self._interface = robot.command_interface
         self._lower = np.array(limits.position_lower)
         self._upper = np.array(limits.position_upper)
@@ -102,13 +102,11 @@ class CommandFilter:
 
         Returns:
             The nearest command within the limits; for one that is not finite, the one nearest to
-            the safe command, so that a fast joint is still braked.
+            the safe command, so that a fast joint is still braked. Where even that is not finite,
+            as for measurements that are not, the safe command itself.
         """
         finite = all(map(math.isfinite, command.tolist()))
-        if finite:
-            self.non_finite = 0
-        else:
-            self.non_finite += 1
+        if not finite:
             command = position if self._interface == 'position' else self._zero
         sent = self._sent
         if self._interface == 'position':
@@ -121,6 +119,10 @@ class CommandFilter:
                 np.minimum(command, allowed[0], out=sent)
                 np.negative(allowed[1], out=self._bound)
                 np.maximum(sent, self._bound, out=sent)
+        if not all(map(math.isfinite, sent.tolist())):
+            finite = False
+            self.safe(position)
+        self.non_finite = 0 if finite else self.non_finite + 1
         np.not_equal(sent, command, out=self._changed)
         self.intervened = not finite or bool(self._changed.any())
         if self.intervened:

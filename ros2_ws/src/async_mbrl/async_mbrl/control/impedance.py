@@ -6,9 +6,16 @@ import numpy as np
 
 from async_mbrl.core.robot import RobotConfig
 
+MOST_ERROR_RAD = 0.3
+"""Tracking errors count up to here: a blocked arm is not pushed ever harder."""
+
 
 class JointImpedance:
-    """Springs and dampers between the measured and the wanted joints."""
+    """Springs and dampers between the measured and the wanted joints.
+
+    No joint is pulled harder than by a tracking error of :data:`MOST_ERROR_RAD`, nor, by a position
+    interface, sent further than that from where it is.
+    """
 
     def __init__(self, robot: RobotConfig) -> None:
         """Take the gains of a robot's moves."""
@@ -30,10 +37,12 @@ class JointImpedance:
             velocity: measured (n,), rad/s.
             out: takes the command, before any limit.
         """
-        if self._interface == 'position':
-            out[:] = wanted
-            return
         np.subtract(wanted, position, out=out)
+        np.minimum(out, MOST_ERROR_RAD, out=out)
+        np.maximum(out, -MOST_ERROR_RAD, out=out)
+        if self._interface == 'position':
+            np.add(position, out, out=out)
+            return
         if self._interface == 'velocity':
             np.multiply(out, self._pull, out=out)
             np.add(out, wanted_velocity, out=out)

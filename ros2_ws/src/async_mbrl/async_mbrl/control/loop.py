@@ -14,7 +14,7 @@ import traceback
 
 import numpy as np
 
-from async_mbrl.control.core import FAULT, IDLE, STATES, ControlCore
+from async_mbrl.control.core import AT_REST_RAD_S, FAULT, IDLE, STATES, ControlCore
 from async_mbrl.control.histogram import record
 from async_mbrl.control.mailbox import COUNTER, RingOverrun, SharedBlock, from_text, text
 from async_mbrl.control.pacer import Pacer
@@ -29,6 +29,9 @@ from async_mbrl.core.realtime import use_fifo
 
 IDLE_WAKE_TICKS = 5
 """The parent is woken at least every so many ticks, so that it sees the loop alive."""
+
+BRAKING_S = 0.5
+"""Time to brake the arm in, once asked to end."""
 
 
 class ControlLoop:
@@ -61,30 +64,42 @@ class ControlLoop:
         self._command = np.zeros(1 + robot.joints)
         self._policies_applied = 0
         self._fault_told = False
+        self._ending = False
 
     def run(self, stop: list[bool]) -> None:
-        """Tick until ``stop`` is not empty or the parent asks for the end; end safely."""
+        """Tick until ``stop`` is not empty or the parent asks for the end.
+
+        Then what is going on is ended and the arm held until it is at rest, for ``BRAKING_S`` at
+        most; the last command is the safe one.
+        """
         counters, core = self.counters, self._core
         ticks, late_ticks, state = COUNTER['ticks'], COUNTER['late_ticks'], COUNTER['state']
         asked_to_stop, worst = COUNTER['stop'], COUNTER['worst_lateness_ns']
         lateness, durations = self._block.lateness, self._block.durations
         half_period_ns = self._period_ns // 2
         pacer = Pacer(self._period_ns)
+        give_up_s = 0.0
         try:
-            while not stop and not counters[asked_to_stop]:
-                late_ns = pacer.wait()
+            while True:
+                if not self._ending and (stop or counters[asked_to_stop]):
+                    self._ending = True
+                    give_up_s = time.monotonic() + BRAKING_S
+                    core.halt('the control loop was asked to end')
+                if self._ending and (self._at_rest() or time.monotonic() >= give_up_s):
+                    break
+                pacer.wait()
                 begin_ns = time.monotonic_ns()
                 sent = self._tick(pacer.deadline_ns * self._robot_seconds_per_ns)
                 counters[ticks] += 1
                 counters[state] = STATES.index(core.state)
                 if core.state != IDLE:
-                    record(lateness, late_ns * 1e-9)
                     record(durations, (time.monotonic_ns() - begin_ns) * 1e-9)
-                    if late_ns > half_period_ns:
-                        counters[late_ticks] += 1
-                        counters[worst] = max(counters[worst], late_ns)
-                    elif late_ns > counters[worst]:
-                        counters[worst] = late_ns
+                    for late_ns in pacer.lateness_ns:
+                        record(lateness, late_ns * 1e-9)
+                        if late_ns > half_period_ns:
+                            counters[late_ticks] += 1
+                        if late_ns > counters[worst]:
+                            counters[worst] = late_ns
                     counters[COUNTER['missed']] = pacer.missed
                 if sent or counters[ticks] % IDLE_WAKE_TICKS == 0:
                     os.eventfd_write(self._wake, 1)
@@ -103,7 +118,7 @@ class ControlLoop:
         if policy is not None:
             core.set_policy(self._layout.unpack(policy))
         try:
-            while (order := block.get_order()) is not None:
+            while not self._ending and (order := block.get_order()) is not None:
                 core.command(order)
         except RingOverrun as error:
             core.fail(f'episode commands were lost: {error}')
@@ -141,10 +156,15 @@ class ControlLoop:
                 [policy.version.incarnation, policy.version.counter, policy.publish_time_ns,
                  time.time_ns()], np.int64).tobytes())
 
+    def _at_rest(self) -> bool:
+        return not self._core.active or float(np.abs(self._velocity).max()) < AT_REST_RAD_S
+
     def _end(self) -> None:
         safe = self._core.safe_command()
         if safe is not None:
             self._send(time.monotonic_ns() * self._robot_seconds_per_ns, safe)
+        for event in self._core.drain():
+            self._block.put_step(event)
         self.counters[COUNTER['ended']] = 1
         os.eventfd_write(self._wake, 1)
 

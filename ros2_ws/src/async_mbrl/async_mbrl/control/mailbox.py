@@ -119,7 +119,7 @@ COUNTERS = (
     'stop',              # parent: 1 asks the loop to send the safe command and end
     'ended',             # loop: 1 after its last command
     'ticks',             # loop: ticks since the start
-    'late_ticks',        # loop: ticks that began later than half a period
+    'late_ticks',        # loop: deadlines passed by more than half a period, left out or not
     'missed',            # loop: ticks left out because their time had passed
     'state',             # loop: index into core.STATES
     'active',            # loop: 1 once commands are sent

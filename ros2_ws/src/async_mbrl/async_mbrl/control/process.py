@@ -23,7 +23,7 @@ _ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM
 
 @dataclass(frozen=True)
 class Punctuality:
-    """Lateness of ticks against their deadlines and time they take, while not idle."""
+    """Lateness at deadlines, those left out too, and time that ticks take, while not idle."""
 
     p50_s: float
     p99_s: float

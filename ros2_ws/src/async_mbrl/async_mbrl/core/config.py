@@ -7,6 +7,7 @@ dataclass from a nested mapping and refuses what does not fit, naming the full k
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -193,8 +194,8 @@ def _scalar(value: Any, kind: type, metadata: Mapping[str, Any], key: str) -> An
             f'{key}: expected {kind.__name__}, got {value!r} ({type(value).__name__})')
     low, high = metadata.get('minimum'), metadata.get('maximum')
     if kind in (int, float):
-        if value != value:
-            raise ConfigError(f'{key}: is not a number')
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f'{key}: {value} is not a finite number')
         if low is not None and value < low:
             raise ConfigError(f'{key}: {value} is below the minimum {low}')
         if high is not None and value > high:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,10 +17,12 @@ class JointLimits:
 
     position_lower: tuple[float, ...] = param('least joint positions, rad')
     position_upper: tuple[float, ...] = param('greatest joint positions, rad')
-    velocity: tuple[float, ...] = param('greatest joint speeds, rad/s', minimum=0.0)
-    effort: tuple[float, ...] = param('greatest torques sent to the robot, N m', minimum=0.0)
+    velocity: tuple[float, ...] = param('greatest joint speeds, rad/s, above 0', minimum=0.0)
+    effort: tuple[float, ...] = param('greatest torques sent to the robot, N m, above 0',
+                                      minimum=0.0)
     braking_acceleration: tuple[float, ...] = param(
-        'deceleration that the joint reaches under its greatest torque, rad/s^2', minimum=0.0)
+        'deceleration that the joint reaches under its greatest torque, rad/s^2, above 0',
+        minimum=0.0)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class MoveGains:
 
     stiffness: tuple[float, ...] = param('proportional gain, N m/rad', minimum=0.0)
     damping: tuple[float, ...] = param('derivative gain, N m s/rad', minimum=0.0)
-    velocity: tuple[float, ...] = param('greatest planned joint speeds, rad/s', minimum=0.0)
+    velocity: tuple[float, ...] = param('greatest planned joint speeds, rad/s, above 0',
+                                        minimum=0.0)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class RobotConfig:
                                                                      'position'))
     action_scale: tuple[float, ...] = param(
         'command at normalised action 1: N m, rad/s, or rad of displacement from the measured '
-        'position', minimum=0.0)
+        'position; above 0', minimum=0.0)
     home: tuple[float, ...] = param('home pose, rad')
     control_rate_hz: float = param('rate of the control loop, Hz', minimum=10.0, maximum=1000.0)
     gravity_compensated: bool = param('effort 0 keeps the arm where it is')
@@ -54,6 +58,9 @@ class RobotConfig:
     commands_topic: str = param('std_msgs/Float64MultiArray to the driver', 'commands')
 
     ROWS: ClassVar[tuple[str, ...]] = ('action_scale', 'home')
+    ABOVE_ZERO: ClassVar[tuple[str, ...]] = (
+        'action_scale', 'limits.velocity', 'limits.effort', 'limits.braking_acceleration',
+        'move.velocity')
 
     def __post_init__(self) -> None:
         count = len(self.joint_names)
@@ -70,6 +77,10 @@ class RobotConfig:
                 if length != count:
                     raise ConfigError(
                         f'{prefix}{name}: {length} numbers for {count} joints; give one a joint')
+        for key in self.ABOVE_ZERO:
+            for name, value in zip(self.joint_names, operator.attrgetter(key)(self), strict=True):
+                if not value > 0.0:
+                    raise ConfigError(f'{key}: {value} of {name} is not above 0')
         if self.kinematics.joints != count:
             raise ConfigError(f'kinematics: {self.kinematics.joints} joints, but joint_names has '
                               f'{count}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from async_mbrl.core.config import ConfigError, param
+from async_mbrl.core.network import PolicyNetworkConfig
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ModelConfig:
     max_updates_per_transition: float = param(
         'updates for each transition received, on average, at most; 0: no limit', 0.0, minimum=0.0)
     early_stopping: bool = param('stop a member while the moving average of its validation loss '
-                                 'rises, until new data come', False)
+                                 'rises, until the next episode has ended', False)
     validation_share: float = param('share of the transitions each member keeps apart for '
                                     'validation if it may stop early', 0.2, minimum=0.01,
                                     maximum=0.9)
@@ -124,6 +125,19 @@ class SvgConfig:
     minimum_transitions: int = param('transitions at which improvement begins', 25, minimum=2)
     publish_interval_s: float = param('wall time between two published snapshots, at least, s',
                                       0.1, minimum=0.0)
+
+
+def check_network(improvement: MePpoConfig | SvgConfig, network: PolicyNetworkConfig) -> None:
+    """Check that the network which acts is the one that an algorithm improves.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    # Its imagined actions are drawn around the unsquashed output and clipped afterwards; SVG
+    # imagines with the squashed output, whichever it is.
+    if isinstance(improvement, MePpoConfig) and network.squash != 'clip':
+        raise ConfigError(f"network.squash: me_ppo improves a policy whose output is clipped; "
+                          f"expected 'clip', got {network.squash!r}")
 
 
 IMPROVEMENTS: dict[str, type] = {'me_ppo': MePpoConfig, 'svg': SvgConfig}

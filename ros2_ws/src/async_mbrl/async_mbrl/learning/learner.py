@@ -59,7 +59,11 @@ class Learner(Protocol):
         ...
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
-        """Take parameters of the other learner; those that are not newer are ignored."""
+        """Take parameters of the other learner; those that are not newer are ignored.
+
+        Raises:
+            SnapshotError: they do not fit.
+        """
         ...
 
     def step(self) -> bool:

@@ -97,9 +97,10 @@ class ModelLearner:
         if described is not None:
             self.dynamics.normalise(described)
             self.average.normalise(described)
-        if self._stopping is not None:
+        # Transitions come faster than members stop: new data are those of a whole episode.
+        if self._stopping is not None and any(
+                transition.terminated or transition.truncated for transition in transitions):
             self._stopping.new_data()
-            self._epoch_updates = 0
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
         """Ignore it: the model depends on data only."""
@@ -116,7 +117,8 @@ class ModelLearner:
             limit = int(config.max_updates_per_transition * self.buffer.next_number)
             allowed = min(allowed, limit - self.updates)
         if self._split is not None:
-            allowed = min(allowed, self._epoch_length() - self._epoch_updates)
+            # At least one: the set that an epoch passes over may have shrunk meanwhile.
+            allowed = min(allowed, max(1, self._epoch_length() - self._epoch_updates))
         if allowed <= 0:
             return False
         for _ in range(allowed):

@@ -11,12 +11,18 @@ import numpy as np
 import torch
 
 from async_mbrl.core.network import PolicyNetworkConfig
-from async_mbrl.core.snapshot import NO_VERSION, Snapshot, Version
+from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.algorithms import make_algorithm
 from async_mbrl.learning.buffer import TransitionBuffer
-from async_mbrl.learning.config import ExplorationConfig, MePpoConfig, ModelConfig, SvgConfig
+from async_mbrl.learning.config import (
+    ExplorationConfig,
+    MePpoConfig,
+    ModelConfig,
+    SvgConfig,
+    check_network,
+)
 from async_mbrl.learning.dynamics import make_dynamics
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.learner import LearningDiverged
@@ -50,7 +56,11 @@ class PolicyLearner:
             task: see :mod:`async_mbrl.tasks`.
             seed: of the initial weights and of what is drawn.
             incarnation: which start of this learner it is; part of the versions it gives out.
+
+        Raises:
+            ConfigError: algorithm and network do not fit.
         """
+        check_network(improvement, network)
         self._improvement = improvement
         self._exploration = exploration
         self._task = task
@@ -104,9 +114,21 @@ class PolicyLearner:
             self.algorithm.acting_policy.normalise(described.state_mean, described.state_std)
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
-        """Take a model; one that is not newer is ignored."""
+        """Take a model; one that is not newer is ignored.
+
+        Raises:
+            SnapshotError: a tensor is missing, unknown or of another shape.
+        """
         if snapshot.version <= self._model_version:
             return
+        # Before anything is taken over: a model that is half another one is none.
+        wanted = {name: tuple(value.shape) for name, value in self._dynamics.state_dict().items()}
+        found = {name: value.shape for name, value in snapshot.tensors.items()}
+        for name in sorted({*wanted, *found}):
+            if found.get(name) != wanted.get(name):
+                raise SnapshotError(
+                    f'model {snapshot.version}: tensor {name} has shape {found.get(name)}, '
+                    f'expected {wanted.get(name)}')
         self._dynamics.load_tensors(snapshot.tensors)
         self._model_version = snapshot.version
 

@@ -19,7 +19,7 @@ from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunSettings
 from async_mbrl.ros.controller_bridge import ControllerBridge
 from async_mbrl.ros.params import config_from_parameters
-from async_mbrl.ros.run import run_node
+from async_mbrl.ros.run import note_stops, run_node
 from async_mbrl.tasks import TaskConfig
 
 LOOP_PRIORITY = 50
@@ -71,13 +71,14 @@ class Controller(Node):
 
 
 def spin(node: Node) -> None:
-    """Serve callbacks until the loop dies or the process is asked to stop."""
+    """Serve callbacks until something of the controller dies or it is asked to stop."""
     assert isinstance(node, Controller)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     gc.collect()
     gc.freeze()
-    while True:
+    stops = note_stops()
+    while not stops:
         executor.spin_once(timeout_sec=0.1)
         node.bridge.check()
 

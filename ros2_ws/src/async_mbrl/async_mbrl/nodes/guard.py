@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from async_mbrl_interfaces.msg import SafetyStatus
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.subscription import Subscription
@@ -23,7 +24,7 @@ from async_mbrl.ros.commands import CommandPublisher
 from async_mbrl.ros.driver import PolledGroup
 from async_mbrl.ros.joint_states import JointStateError, JointStateReader
 from async_mbrl.ros.params import config_from_parameters
-from async_mbrl.ros.run import run_node
+from async_mbrl.ros.run import note_stops, run_node
 
 PRIORITY = 45
 REPORT_PERIOD_S = 0.5
@@ -31,6 +32,9 @@ LOOK_PERIOD_S = 0.004
 """Polling is cheaper than an executor that wakes for each heartbeat, and as prompt."""
 
 LOOKS_PER_SPIN = 25
+
+PARTING_S = 1.5
+"""Asked to stop, guard waits so long for an armed controller to end before it leaves."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,16 @@ class Guard(Node):
         if (acting, self._watchdog.armed) != self._reported or now_s >= self._next_report_s:
             self._report(acting, now_s)
 
+    def part(self) -> None:
+        """Watch on until the controller has ended; if it does not, leave the safe command."""
+        end_s = time.monotonic() + PARTING_S
+        while self._watchdog.armed and time.monotonic() < end_s:
+            time.sleep(LOOK_PERIOD_S)
+            self.look()
+        if self._watchdog.armed and self._safe is not None:
+            self._commands.publish(self._safe)
+            self._commands.publisher.wait_for_all_acked(Duration(seconds=0.2))
+
     def _report(self, acting: bool, now_s: float) -> None:
         self._next_report_s = now_s + REPORT_PERIOD_S
         reason = ''
@@ -117,19 +131,21 @@ def _polled(_message: object) -> None:
 
 
 def spin(node: Node) -> None:
-    """Watch until asked to stop."""
+    """Watch until asked to stop, and then until the controller has ended."""
     assert isinstance(node, Guard)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     gc.collect()
     gc.freeze()
     looks = 0
-    while True:
+    stops = note_stops()
+    while not stops:
         time.sleep(LOOK_PERIOD_S)
         node.look()
         looks += 1
         if looks % LOOKS_PER_SPIN == 0:
             executor.spin_once(timeout_sec=0.0)     # parameter services
+    node.part()
 
 
 def main() -> None:

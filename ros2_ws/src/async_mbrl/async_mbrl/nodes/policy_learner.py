@@ -18,7 +18,8 @@ from async_mbrl.learning.config import ExplorationConfig, MePpoConfig, ModelConf
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.policy_learner import PolicyLearner
-from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles, ModelIntake
+from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles, SurplusError
+from async_mbrl.ros.model_intake import ModelIntake
 from async_mbrl.ros.params import config_from_parameters, peek
 from async_mbrl.ros.run import run_node
 from async_mbrl.tasks import TaskConfig, make_task
@@ -82,15 +83,23 @@ class PolicyLearnerNode(Node):
                 LearnerFiles(folder, run_folder.first_policy, run_folder.policy),
                 topic='policy_parameters',
                 publish_interval_s=config.improvement.publish_interval_s,
-                models=ModelIntake(learner.model_architecture, learner.model_bytes))
+                models=ModelIntake(self, learner.model_architecture, learner.model_bytes,
+                                   learner.take_snapshot))
         except CheckpointError as error:
             raise ConfigError(str(error)) from None
 
 
 def spin(node: Node) -> None:
-    """Learn until the run is over."""
+    """Learn until the run is over.
+
+    Raises:
+        ConfigError: the checkpoint does not fit the run.
+    """
     assert isinstance(node, PolicyLearnerNode)
-    node.bridge.run()
+    try:
+        node.bridge.run()
+    except SurplusError as error:
+        raise ConfigError(str(error)) from None
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def end(node: RobotInterface, executor: SingleThreadedExecutor, stop: threading.
     bridge = node.bridge
     bridge.end_motion(CommandKind.HOLD if bridge.sequence.interrupted else CommandKind.FINISH)
     bridge.flush(FLUSH_S)
-    _write_outcome(node)
+    _write_outcome(node)   # already now, for the case that recording is cut short
     # The others must go on hearing from this node while it writes.
     writer = threading.Thread(target=_record, args=(node, stop), name='recording')
     writer.start()
@@ -91,20 +91,28 @@ def end(node: RobotInterface, executor: SingleThreadedExecutor, stop: threading.
         with contextlib.suppress(JournalError, OSError):   # said already
             executor.spin_once(timeout_sec=0.05)
     bridge.sequence.written()
-    _write_outcome(node)
-    bridge.publish_status()
+    unwritten = _write_outcome(node)
+    try:
+        bridge.publish_status()
+    except JournalError as error:
+        unwritten = unwritten or str(error)
     bridge.flush(FLUSH_S)
     executor.shutdown()
     bridge.close()
     if bridge.sequence.phase == Phase.FAILED:
         raise SystemExit(f'error: {bridge.sequence.reason}')
+    if unwritten:
+        raise SystemExit(f'error: the outcome could not be written: {unwritten}')
 
 
-def _write_outcome(node: RobotInterface) -> None:
+def _write_outcome(node: RobotInterface) -> str:
+    """Write what is known of the outcome; give the reason if that failed, said already."""
     try:
         node.bridge.write_outcome()
     except OSError as error:
-        node.get_logger().error(f'summary: {error}')
+        node.get_logger().error(f'summary or metrics: {error}')
+        return str(error)
+    return ''
 
 
 def _record(node: RobotInterface, stop: threading.Event) -> None:

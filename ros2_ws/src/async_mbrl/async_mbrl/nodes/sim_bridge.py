@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from async_mbrl_interfaces.msg import BridgeStatus
@@ -32,7 +33,7 @@ from async_mbrl.ros import qos
 from async_mbrl.ros.convert import to_time
 from async_mbrl.ros.driver import DRIVER_COMMAND, JointStatePublisher, PolledGroup
 from async_mbrl.ros.params import config_from_parameters
-from async_mbrl.ros.run import run_node
+from async_mbrl.ros.run import note_stops, run_node
 from async_mbrl.simulation.driver import Pacer, SimulatedDriver
 from async_mbrl.simulation.physics import ArmPhysics, PlantConfig
 
@@ -85,6 +86,7 @@ class SimBridge(Node):
         self._robot_clock = RobotClock(self._factor)
         self._start_s = self._robot_clock.now()
         self._paused = False
+        self._stops: list[int] = []
         self._requests: queue.SimpleQueue[tuple[Callable[[], object], Future]] = (
             queue.SimpleQueue())
         self._limit = round(CATCH_UP_S * plant.physics_rate_hz)
@@ -116,6 +118,7 @@ class SimBridge(Node):
 
     def run(self) -> None:
         """Simulate until the process is asked to stop."""
+        self._stops = note_stops()
         executor = SingleThreadedExecutor()
         executor.add_node(self)
         serving = threading.Thread(target=_serve, args=(executor,), name='services', daemon=True)
@@ -125,6 +128,7 @@ class SimBridge(Node):
         try:
             self._loop()
         finally:
+            self._serve_requests()      # so that nobody waits for an answer
             executor.shutdown(timeout_sec=1.0)
             serving.join(timeout=1.0)
 
@@ -132,7 +136,7 @@ class SimBridge(Node):
         pacer = Pacer(self._robot_clock, self._physics.period_s, self._limit)
         status_at_s, wall_s, ticks = time.monotonic() + _STATUS_PERIOD_S, time.monotonic(), 0
         reports = 0
-        while True:
+        while not self._stops:
             due = pacer.wait()
             self._take_commands()
             self._serve_requests()
@@ -162,6 +166,8 @@ class SimBridge(Node):
     def _serve_requests(self) -> None:
         while not self._requests.empty():
             action, future = self._requests.get()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(action())
             except Exception as error:
@@ -190,20 +196,26 @@ class SimBridge(Node):
         assert self._clock_publisher is not None
         self._clock_publisher.publish(Clock(clock=to_time(stamp_ns * 1e-9)))
 
-    def _in_loop(self, action: Callable[[], object]) -> None:
-        """Have the physics loop do something, and wait until it is done."""
+    def _in_loop(self, action: Callable[[], object], response: Any, done: str) -> Any:
+        """Have the physics loop do something, wait until it is done, and answer how that went."""
         future: Future = Future()
         self._requests.put((action, future))
-        future.result(timeout=30.0)
+        try:
+            future.result(timeout=30.0)
+        except Exception as error:      # whatever it is, the services must go on
+            future.cancel()
+            response.success = False
+            response.message = f'{type(error).__name__}: {error}'
+            return response
+        response.success = True
+        response.message = done
+        return response
 
     def _on_set_pause(self, request: SetBool.Request,
                       response: SetBool.Response) -> SetBool.Response:
         def set_pause() -> None:
             self._paused = bool(request.data)
-        self._in_loop(set_pause)
-        response.success = True
-        response.message = 'paused' if request.data else 'running'
-        return response
+        return self._in_loop(set_pause, response, 'paused' if request.data else 'running')
 
     def _on_reset_world(self, _request: Trigger.Request,
                         response: Trigger.Response) -> Trigger.Response:
@@ -212,10 +224,8 @@ class SimBridge(Node):
             self._neutral = self._physics.neutral_command()
             # Otherwise the arm would snap back to the command from before.
             self._driver.forget()
-        self._in_loop(reset)
-        response.success = True
-        response.message = 'the arm is at its home pose; the last command is forgotten'
-        return response
+        return self._in_loop(reset, response,
+                             'the arm is at its home pose; the last command is forgotten')
 
     def _on_step_simulation(self, request: StepSimulation.Request,
                             response: StepSimulation.Response) -> StepSimulation.Response:
@@ -224,13 +234,14 @@ class SimBridge(Node):
         elif not 1 <= request.steps <= MOST_STEPS:
             response.message = f'{request.steps} steps are outside 1 to {MOST_STEPS}'
         else:
-            self._in_loop(lambda: self._step_paused(request.steps))
-            response.success = True
-            response.message = f'{request.steps} steps done'
+            self._in_loop(lambda: self._step_paused(request.steps), response,
+                          f'{request.steps} steps done')
         return response
 
     def _step_paused(self, steps: int) -> None:
         while steps > 0:
+            if self._stops:
+                raise RuntimeError(f'the simulation ends; {steps} steps were not taken')
             chunk = min(steps, self._steps_of_state)
             self._take_commands()
             self._advance(chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,10 +27,15 @@ class ScalarWriter:
     A run that was followed before is gone on with: lines that lie there already are not repeated.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        """Follow the metrics of a run; nothing is imported or written before there are any."""
+    def __init__(self, folder: RunFolder, name: str = FOLDER) -> None:
+        """Follow the metrics of a run; nothing is imported or written before there are any.
+
+        Args:
+            folder: of the run.
+            name: of the folder in it that the scalars go to.
+        """
         self._metrics = folder.metrics
-        self._folder = folder.root / FOLDER
+        self._folder = folder.root / name
         self._offset = 0
         if self._folder.is_dir() and self._metrics.exists():
             self._offset = self._metrics.stat().st_size
@@ -76,3 +82,23 @@ class ScalarWriter:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record)]
         self._writer.add_event(Event(wall_time=float(record.get('time', 0.0)), step=step,
                                      summary=Summary(value=values)))
+
+
+def rewrite_scalars(folder: RunFolder) -> int:
+    """Make the scalars of a run anew from all of its metrics; give how many lines there were.
+
+    Raises:
+        OSError: they cannot be written; those of before stand.
+    """
+    unfinished = folder.root / f'.{FOLDER}.unfinished'
+    shutil.rmtree(unfinished, ignore_errors=True)
+    writer = ScalarWriter(folder, unfinished.name)
+    try:
+        written = writer.follow()
+        writer.close()
+        if written:
+            shutil.rmtree(folder.root / FOLDER, ignore_errors=True)
+            unfinished.rename(folder.root / FOLDER)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -131,6 +132,17 @@ def _figures(state: ViewState) -> RenderableType:
     return grid
 
 
+class _Console(Console):
+    """A console that ends nothing when nobody reads any more: nodes must be ended in order."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from here on, and raise what can be caught."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise BrokenPipeError(errno.EPIPE, 'nobody reads what is printed') from None
+
+
 class TerminalView:
     """Show a :class:`ViewState`: live on a terminal, one line every few seconds elsewhere."""
 
@@ -138,7 +150,7 @@ class TerminalView:
                  stream: TextIO | None = None) -> None:
         """Show ``state`` on ``stream``; live only if it is a terminal, unless told."""
         self._state = state
-        self._console = Console(file=stream or sys.stdout, highlight=False)
+        self._console = _Console(file=stream or sys.stdout, highlight=False)
         self._live = self._console.is_terminal if live is None else live
         self._screen: Live | None = None
         self._next_s = 0.0

@@ -13,6 +13,7 @@ import dataclasses
 import select
 import threading
 import time
+import traceback
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,11 @@ from async_mbrl.control.process import LoopProcess
 from async_mbrl.core.clock import RobotClock
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.robot import RobotConfig
-from async_mbrl.core.transition import Mode, StepKind
+from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode, StepKind
 from async_mbrl.ros import qos
 from async_mbrl.ros.commands import CommandPublisher
 from async_mbrl.ros.controller_report import ControllerReport
-from async_mbrl.ros.convert import command_from_message, step_to_message
+from async_mbrl.ros.convert import command_from_message, step_to_message, to_seconds
 from async_mbrl.ros.driver import PolledGroup
 from async_mbrl.ros.joint_states import JointStateError, JointStateReader
 from async_mbrl.ros.policy_intake import PolicyIntake
@@ -48,10 +49,13 @@ REPORT_PERIOD_S = 0.5
 LEAD = 0.25
 """Joint states are taken this share of a period before a tick."""
 STOP_TIMEOUT_S = 1.0
+MOST_RECOVERY_S = 1.5
+"""An order that arrives later, having been asked for again, is obeyed no more. Twice what asking
+takes, wall time."""
 
 
 class LoopDied(RuntimeError):
-    """The process of the control loop has ended without being asked to."""
+    """The control loop, or a thread between it and the topics, has ended without being asked to."""
 
 
 class ControllerBridge:
@@ -76,7 +80,10 @@ class ControllerBridge:
         self._died = ''
         self._closing = False
         self._reader = JointStateReader(robot.joint_names)
-        self._faulted_joints = False
+        self._joints_known = self._faulted_joints = False
+        self._factor = factor
+        self._orders_end: tuple[int, int] = (0, 0)
+        self._passed_over: EpisodeCommand | None = None
         self._position = np.zeros(robot.joints)
         self._interface = robot.command_interface
         self._ticks_told = -1
@@ -96,72 +103,118 @@ class ControllerBridge:
         # Status must go on while simulated time stands still.
         self._timer = node.create_timer(REPORT_PERIOD_S, self._publish_report,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._thread = threading.Thread(target=self._serve, name='commands', daemon=True)
+        self._thread = threading.Thread(target=self._run, name='commands', daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """See to it that the loop lives.
+        """See to it that the loop lives, and the threads that serve it.
 
         Raises:
-            LoopDied: it does not.
+            LoopDied: one does not.
         """
-        if self._died:
-            raise LoopDied(self._died)
+        reason = self._died or self._intake.failure
+        if reason:
+            raise LoopDied(reason)
 
     def close(self) -> None:
-        """End the loop, the safe command being the last that is sent, and say so."""
+        """End the loop, the safe command being the last that is sent, and say how that went."""
         self._closing = True
         self._loop.ask_to_stop()
         self._thread.join(STOP_TIMEOUT_S)
-        self._loop.join(STOP_TIMEOUT_S)
+        status = self._loop.join(STOP_TIMEOUT_S)
         self._intake.close()
+        reason = self._died or self._intake.failure
+        if status != 0 or not self._loop.count('ended') or self._thread.is_alive():
+            reason = reason or f'the control loop did not end as asked (status {status})'
+            self._send_safe()
         # Heartbeats are best effort: said more than once, so that guard does not miss the last.
         for _ in range(LAST_HEARTBEATS):
             self._publish_safety(
-                msg.SafetyStatus.FAULT if self._died else msg.SafetyStatus.SHUTDOWN, self._died)
+                msg.SafetyStatus.FAULT if reason else msg.SafetyStatus.SHUTDOWN, reason)
             time.sleep(0.25 * HEARTBEAT_PERIOD_S)
         for publisher in (self._commands.publisher, self._safety):
             publisher.wait_for_all_acked(Duration(seconds=0.2))
 
     # ---- towards the loop ----
 
-    def _on_joint_state(self, data: bytes) -> None:
-        now_s = self._clock.now()
+    def _on_joint_state(self, data: bytes, age_s: float = 0.0) -> None:
+        """Take a joint state that the middleware received a wall time ago."""
+        received_s = self._clock.now() - age_s * self._factor
         try:
             joints = self._reader.take(data)
         except JointStateError as error:
-            if not self._faulted_joints:
-                self._faulted_joints = True
-                self._node.get_logger().error(str(error))
-                self._loop.fail(str(error))
+            self._on_wrong_joints(str(error))
             return
         if joints is None:
-            self._node.get_logger().warning('joint states that are not finite were dropped',
-                                            throttle_duration_sec=1.0)
+            self._drop_state('they are not finite')
             return
-        self._report.state_received(now_s)
+        self._joints_known = True
+        self._report.state_received(received_s)
         self._position = joints[0]
-        self._loop.put_state(now_s, *joints)
+        self._loop.put_state(received_s, *joints)
+
+    def _on_wrong_joints(self, reason: str) -> None:
+        """Fail where the robot is another one; later on it is somebody else who publishes too."""
+        if self._joints_known:
+            self._drop_state(reason)
+        elif not self._faulted_joints:
+            self._faulted_joints = True
+            self._node.get_logger().error(reason)
+            self._loop.fail(reason)
+
+    def _drop_state(self, reason: str) -> None:
+        # If no others come, staleness stops the arm.
+        self._report.state_dropped()
+        self._node.get_logger().warning(f'joint states were dropped: {reason}',
+                                        throttle_duration_sec=1.0)
 
     def _take_joint_state(self) -> None:
         taken = self._joint_states.handle.take_message(JointState, True)
-        if taken is not None:
-            self._on_joint_state(taken[0])
+        if taken is None:
+            return
+        data, info = taken
+        received_ns = info['received_timestamp']
+        age_ns = time.time_ns() - received_ns if received_ns else 0
+        self._on_joint_state(data, 1e-9 * max(0, age_ns))
 
-    def _on_order(self, message: msg.EpisodeCommand, _recovered: bool) -> None:
+    def _on_order(self, message: msg.EpisodeCommand, recovered: bool) -> None:
         try:
-            self._loop.put_order(command_from_message(message))
+            command = command_from_message(message)
+            if recovered and self._is_past(message):
+                self._node.get_logger().warning(
+                    f'episode command {message.number} comes too late and is not obeyed',
+                    throttle_duration_sec=1.0)
+                self._passed_over = command
+                return
+            self._loop.put_order(command)
         except ValueError as error:
             self._node.get_logger().error(f'episode command {message.number} refused: {error}')
 
+    def _is_past(self, message: msg.EpisodeCommand) -> bool:
+        """Whether a recovered order is one of before: this controller may have been restarted."""
+        if message.kind != CommandKind.RUN_EPISODE and self._loop.state != IDLE:
+            return False        # to stop is never too late
+        session, end = self._orders_end
+        superseded = session == message.session and message.number + 1 < end
+        age_s = 1e-9 * self._node.get_clock().now().nanoseconds - to_seconds(message.header.stamp)
+        return superseded or abs(age_s) > MOST_RECOVERY_S * max(1.0, self._factor)
+
     def _on_run_status(self, message: msg.RunStatus) -> None:
         if message.next_episode_command:
+            self._orders_end = (message.session, message.next_episode_command)
             self._orders.announce(message.next_episode_command, message.session)
 
     def _publish_report(self) -> None:
         self._report.publish(self._steps.next_number, self._orders.next_number)
 
     # ---- with the loop, in a thread of its own ----
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:
+            self._node.get_logger().error(traceback.format_exc())
+            self._die(f'commands are not published any more: {error!r}')
 
     def _serve(self) -> None:
         loop, period_s = self._loop, self._period_s
@@ -179,6 +232,8 @@ class ControllerBridge:
             command = loop.newest_command()
             if command is not None:
                 self._commands.publish(command)
+            if woken:       # by a tick that was late: the next one must not go without
+                self._take_joint_state()
             self._publish_events()
             if ended and self._closing:
                 return
@@ -186,8 +241,8 @@ class ControllerBridge:
             if now_s >= next_heartbeat_s:
                 next_heartbeat_s = now_s + HEARTBEAT_PERIOD_S
                 status = loop.exit_status
-                if status is not None:
-                    self._on_death(status)
+                if status is not None and not (self._closing and loop.count('ended')):
+                    self._die(f'the control loop ended with status {status}')
                     return
                 self._beat()
 
@@ -198,13 +253,22 @@ class ControllerBridge:
                 self._policy_published_ns.popitem(last=False)
             self._report.policy_adopted(adoption)
         while (step := self._loop.next_step()) is not None:
-            age_s = self._clock.now() - step.time_s
-            stamp_s = self._node.get_clock().now().nanoseconds * 1e-9 - age_s
-            self._steps.publish(step_to_message(dataclasses.replace(step, time_s=max(0.0, stamp_s)),
-                                                self._steps.next_number, self._session))
+            self._publish_step(step)
             published_ns = self._policy_published_ns.get(step.policy_version)
             if step.kind == StepKind.STEP and step.mode == Mode.LEARNING and published_ns:
                 self._report.policy_acted((time.time_ns() - published_ns) * 1e-9)
+        command, self._passed_over = self._passed_over, None
+        if command is not None and command.kind == CommandKind.RUN_EPISODE:
+            # Of several only the last can be waited for.
+            self._publish_step(ControlStep(
+                StepKind.ABORTED, self._clock.now(), command.number, command.episode, 0,
+                command.mode, reason='the command came too late'))
+
+    def _publish_step(self, step: ControlStep) -> None:
+        age_s = self._clock.now() - step.time_s
+        stamp_s = self._node.get_clock().now().nanoseconds * 1e-9 - age_s
+        self._steps.publish(step_to_message(dataclasses.replace(step, time_s=max(0.0, stamp_s)),
+                                            self._steps.next_number, self._session))
 
     def _beat(self) -> None:
         ticks = self._loop.count('ticks')
@@ -225,11 +289,15 @@ class ControllerBridge:
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._safety.publish(message)
 
-    def _on_death(self, status: int) -> None:
-        """Send the safe command in the loop's place; guard goes on with it."""
+    def _die(self, reason: str) -> None:
+        """Have the node end, the safe command sent first; guard goes on with it."""
+        self._died = reason
+        self._node.get_logger().fatal(reason)
+        self._send_safe()
+
+    def _send_safe(self) -> None:
+        """Send the safe command in the loop's place."""
         if self._loop.count('active'):
             safe = self._position if self._interface == 'position' else np.zeros_like(
                 self._position)
             self._commands.publish(safe.tobytes())
-        self._died = f'the control loop ended with status {status}'
-        self._node.get_logger().fatal(self._died)

@@ -46,7 +46,7 @@ class ControllerReport:
         self._published_ns = 0
         self._latencies_s: collections.deque[float] = collections.deque(maxlen=KEPT)
         self._ages_s: collections.deque[float] = collections.deque(maxlen=KEPT)
-        self._states = 0
+        self._states = self._states_dropped = 0
         self._last_state_s = 0.0
         self._longest_state_gap_s = 0.0
         self._since_s = time.monotonic()
@@ -59,6 +59,10 @@ class ControllerReport:
             self._longest_state_gap_s = max(self._longest_state_gap_s, now_s - self._last_state_s)
         self._last_state_s = now_s
         self._states += 1
+
+    def state_dropped(self) -> None:
+        """Count a joint state that is of no use."""
+        self._states_dropped += 1
 
     def policy_adopted(self, adoption: Adoption) -> None:
         """Note the first tick with a policy."""
@@ -127,7 +131,8 @@ class ControllerReport:
                 'tick p99 (us)': status.tick_p99_us, 'interventions': status.interventions,
                 'stale holds': status.stale_holds}),
             _status('joint states', warn if rate_hz == 0.0 else ok, f'{rate_hz:.0f} Hz', {
-                'rate (Hz)': rate_hz, 'longest gap (ms)': 1e3 * gap_s}),
+                'rate (Hz)': rate_hz, 'longest gap (ms)': 1e3 * gap_s,
+                'dropped': self._states_dropped}),
             _status('policy', warn if status.policy_age_s > WARN_POLICY_AGE_S else ok,
                     f'version {version}', {
                         'age (s)': status.policy_age_s, 'applied': status.policies_applied,

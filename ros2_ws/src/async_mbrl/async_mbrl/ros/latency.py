@@ -8,7 +8,7 @@ from async_mbrl.control.histogram import BINS, percentiles, record
 
 
 class LatencyRecord:
-    """Latencies over the whole run; may be written by one thread and read by another."""
+    """Latencies since the process began; may be written by one thread and read by another."""
 
     def __init__(self) -> None:
         """Begin without any."""

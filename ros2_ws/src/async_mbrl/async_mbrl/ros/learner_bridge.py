@@ -18,28 +18,25 @@ import uuid
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from async_mbrl_interfaces import msg
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.files import write_atomically
-from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError
+from async_mbrl.core.snapshot import NO_VERSION, Snapshot
 from async_mbrl.learning.learner import Learner
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import (
-    PART_BYTES,
-    SnapshotAssembler,
     doubles,
     snapshot_to_messages,
     transition_from_message,
     version_to_message,
 )
 from async_mbrl.ros.latency import LatencyRecord
+from async_mbrl.ros.model_intake import ModelIntake, snapshot_parts
 from async_mbrl.ros.streams import TRANSITIONS, StreamSubscriber
 
 COMPUTE_NICE = 10
@@ -53,7 +50,9 @@ IDLE_S = 0.1
 STALL_S = 5.0
 """A learner that has come to no end of a step for so long is not vouched for any more."""
 
-_HEADER_BYTES = 16 * 1024
+SETTLE_S = 0.3
+"""Time that the statuses kept for a late joiner get to arrive, the newest being the last."""
+
 _ENDING = (msg.RunStatus.FINISHING, msg.RunStatus.EVALUATING)
 _OVER = (msg.RunStatus.DONE, msg.RunStatus.FAILED)
 
@@ -73,17 +72,8 @@ class LearnerFiles:
     newest_snapshot: Path | None = None
 
 
-@dataclass(frozen=True)
-class ModelIntake:
-    """Which models a learner takes.
-
-    Attributes:
-        architecture: that they must have.
-        snapshot_bytes: about how large they are.
-    """
-
-    architecture: dict[str, Any]
-    snapshot_bytes: int
+class SurplusError(RuntimeError):
+    """A checkpoint holds transitions that the run does not have; the message says what to do."""
 
 
 class LearnerBridge:
@@ -99,7 +89,7 @@ class LearnerBridge:
             files: where it keeps what it learned.
             topic: of its snapshots.
             publish_interval_s: wall time between two of them, at least, s.
-            models: the models it takes, None for a learner that takes none.
+            models: the way in of the models it takes, None for a learner that takes none.
 
         Raises:
             CheckpointError: there is a checkpoint that cannot be used.
@@ -125,27 +115,23 @@ class LearnerBridge:
         self._stopping = False
         self._error: Exception | None = None
         self._run_status: msg.RunStatus | None = None
+        self._run_heard_s = math.inf
         self._transitions: deque[tuple[msg.Transition, bool]] = deque()
 
-        first = learner.restore(files.folder)
+        first = self._restored = learner.restore(files.folder)
+        self._joined = False
         self._first = learner.snapshot()
         size = sum(tensor.nbytes for tensor in self._first.tensors.values())
         self._publisher = node.create_publisher(
-            msg.ParameterSnapshot, topic, qos.snapshots(_parts(size)))
+            msg.ParameterSnapshot, topic, qos.snapshots(snapshot_parts(size)))
         self._status_publisher = node.create_publisher(
             msg.LearnerStatus, 'learner_status', qos.STATUS)
         self._stream = StreamSubscriber(node, TRANSITIONS, self._on_transition, first=first)
         self._run_subscription = node.create_subscription(
             msg.RunStatus, 'run_status', self._on_run_status, qos.STATUS)
-        self._model_parts: deque[bytes] = deque()
+        self._models = models
         if models is not None:
-            parts = _parts(models.snapshot_bytes)
-            self._assembler = SnapshotAssembler('model', models.architecture)
-            # One snapshot may come while another waits to be taken; older ones go.
-            self._model_parts = deque(maxlen=2 * parts)
-            self._model_subscription = node.create_subscription(
-                msg.ParameterSnapshot, 'model_parameters', self._on_model_part,
-                qos.snapshots(parts), raw=True)
+            models.subscribe(self._arrived.set)
         self._timer = node.create_timer(STATUS_PERIOD_S, self._vouch,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
         node.get_logger().info(
@@ -159,6 +145,7 @@ class LearnerBridge:
         the learning between two steps, never inside one.
 
         Raises:
+            SurplusError: the checkpoint does not fit the run.
             RuntimeError: learning has failed; the reason was published and the cause is chained.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -176,6 +163,8 @@ class LearnerBridge:
             self._stop()
             learning.join()
             executor.remove_node(self._node)
+        if isinstance(self._error, SurplusError):
+            raise self._error
         if self._error is not None:
             raise RuntimeError(f'{self._node.get_name()} has failed') from self._error
 
@@ -195,11 +184,9 @@ class LearnerBridge:
         self._transitions.append((message, recovered))
         self._arrived.set()
 
-    def _on_model_part(self, data: bytes) -> None:
-        self._model_parts.append(data)
-        self._arrived.set()
-
     def _on_run_status(self, message: msg.RunStatus) -> None:
+        if self._run_status is None:
+            self._run_heard_s = time.monotonic()
         self._run_status = message
         self._stream.announce(message.next_transition)
         self._arrived.set()
@@ -230,6 +217,9 @@ class LearnerBridge:
         while not self._stopping:
             self._beat_s = time.monotonic()
             self._take_arrived()
+            if not self._join():
+                self._rest()
+                continue
             phase = msg.RunStatus.WAITING if self._run_status is None else self._run_status.phase
             if phase in _OVER:
                 break
@@ -244,6 +234,28 @@ class LearnerBridge:
                 saved_s = time.monotonic()
         if self._state != msg.LearnerStatus.FINISHED and self._learner.next_transition > 0:
             self._save()
+
+    def _join(self) -> bool:
+        """Whether it is known where the run is, as far as that matters.
+
+        A learner with a checkpoint must not learn on where training has ended meanwhile.
+
+        Raises:
+            SurplusError: the run has fewer transitions than the checkpoint: numbers that it gives
+                out again would be taken for those that are there already.
+        """
+        if self._joined or not self._restored:
+            return True
+        if time.monotonic() - self._run_heard_s < SETTLE_S:
+            return False
+        assert self._run_status is not None
+        if self._restored > self._run_status.next_transition:
+            raise SurplusError(
+                f'{self._files.folder} has learned from {self._restored} transitions, but the '
+                f'journal of the run holds only {self._run_status.next_transition}, as after a '
+                f'loss of power; remove its checkpoint.json to learn anew from the journal')
+        self._joined = True
+        return True
 
     def _complete(self) -> bool:
         """Whether all transitions of the run were taken."""
@@ -260,22 +272,13 @@ class LearnerBridge:
             if self._running_since is None:
                 self._running_since = time.monotonic()
             self._learner.take(arrived)
-        while self._model_parts:
-            part = deserialize_message(self._model_parts.popleft(), msg.ParameterSnapshot)
-            try:
-                snapshot = self._assembler.add(part)
-            except SnapshotError as error:
-                self._node.get_logger().error(f'model refused: {error}',
-                                              throttle_duration_sec=5.0)
-                continue
-            if snapshot is not None:
-                self._learner.take_snapshot(snapshot)
+        if self._models is not None:
+            self._models.take_arrived()
 
     def _learn(self) -> None:
         begun_ns = time.time_ns()
         before = self._learner.updates
         learned = self._learner.step()
-        unused, self._unused = self._unused, []
         if self._running_since is not None:
             self._running_s = time.monotonic() - self._running_since
         if not learned:
@@ -284,6 +287,7 @@ class LearnerBridge:
             self._rest()
             return
         self._state = msg.LearnerStatus.LEARNING
+        unused, self._unused = self._unused, []
         for published_ns in unused:
             self._first_use_latency.add(published_ns, begun_ns)
         if self._run_status is not None and self._run_status.in_motion:
@@ -299,10 +303,13 @@ class LearnerBridge:
             self._waiting_s += time.monotonic() - begun_s
 
     def _publish_if_due(self) -> None:
-        state = (self._learner.updates, self._learner.next_transition)
-        if (self._learner.ready and state != self._published_state
+        if (self._learner.ready and self._changed()
                 and time.monotonic() - self._published_s >= self._interval_s):
             self._publish(self._learner.snapshot())
+
+    def _changed(self) -> bool:
+        """Whether there is something to hand out that was not yet."""
+        return self._published_state != (self._learner.updates, self._learner.next_transition)
 
     def _publish(self, snapshot: Snapshot) -> None:
         now = self._node.get_clock().now().to_msg()
@@ -329,7 +336,7 @@ class LearnerBridge:
 
     def _finish(self) -> None:
         """Hand out the last snapshot and save; nothing is learned from here on."""
-        if self._learner.ready:
+        if self._learner.ready and self._changed():
             self._publish(self._learner.snapshot())
         self._save()
         self._state = msg.LearnerStatus.FINISHED
@@ -344,7 +351,9 @@ class LearnerBridge:
         received, first_use = (record.percentiles_ms() for record in (
             self._received_latency, self._first_use_latency))
         published = NO_VERSION if self._published is None else self._published.version
-        metrics = self._metrics
+        metrics = dict(self._metrics)
+        if self._models is not None:
+            metrics['models_refused'] = float(self._models.refused)
         status = msg.LearnerStatus(
             name=self._node.get_name(), session=self._publisher_id, state=self._state,
             reason=self._reason, version=version_to_message(published),
@@ -358,8 +367,3 @@ class LearnerBridge:
             metric_values=doubles(list(metrics.values())))
         status.header.stamp = self._node.get_clock().now().to_msg()
         self._status_publisher.publish(status)
-
-
-def _parts(size: int) -> int:
-    """Give the parts that a snapshot of so many bytes of tensors is cut into, names included."""
-    return -(-(size + _HEADER_BYTES) // PART_BYTES)

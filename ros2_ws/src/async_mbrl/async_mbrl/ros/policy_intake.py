@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
+import traceback
 from typing import Any
 
 from async_mbrl_interfaces import msg
@@ -35,7 +36,7 @@ class PolicyIntake:
 
     def __init__(self, node: Node, task: Any, network: PolicyNetworkConfig,
                  loop: LoopProcess) -> None:
-        """Subscribe to ``policy_parameters`` and start the thread."""
+        """Subscribe to ``policy_parameters`` and ``learner_status``, and start the thread."""
         self._node = node
         self._loop = loop
         self._architecture = policy_architecture(network, task)
@@ -48,11 +49,16 @@ class PolicyIntake:
         self._received: collections.deque[bytes] = collections.deque(maxlen=4 * parts)
         self._arrived = threading.Event()
         self._closing = False
+        self.failure = ''
+        """Why the thread has ended by itself; empty while it lives."""
         self._assemblers: dict[str, SnapshotAssembler] = {}
         self._waiting: tuple[str, PolicyParameters] | None = None
         self._subscription = node.create_subscription(
             msg.ParameterSnapshot, 'policy_parameters', self._on_message, qos.snapshots(parts),
             raw=True)
+        # A publisher with nothing new to publish still lives.
+        self._heartbeats = node.create_subscription(
+            msg.LearnerStatus, 'learner_status', self._on_learner_status, qos.STATUS)
         self._thread = threading.Thread(target=self._run, name='policy_intake', daemon=True)
         self._thread.start()
 
@@ -66,8 +72,18 @@ class PolicyIntake:
         self._received.append(data)
         self._arrived.set()
 
+    def _on_learner_status(self, message: msg.LearnerStatus) -> None:
+        self.acceptance.heard(message.session, time.monotonic())
+
     def _run(self) -> None:
         use_fifo(_PRIORITY)
+        try:
+            self._take_all()
+        except Exception as error:
+            self.failure = f'no policies are taken in any more: {error!r}'
+            self._node.get_logger().fatal(f'{self.failure}\n{traceback.format_exc()}')
+
+    def _take_all(self) -> None:
         while not self._closing:
             self._arrived.wait(_WAITING_CHECK_S if self._waiting else None)
             self._arrived.clear()

@@ -52,7 +52,7 @@ from async_mbrl.ros.convert import (
     version_from_message,
 )
 from async_mbrl.ros.joint_states import JointStateError, JointStateReader
-from async_mbrl.ros.run_journal import RunJournal, hear
+from async_mbrl.ros.run_journal import RunJournal, hear, note_action
 from async_mbrl.ros.streams import (
     CONTROL_STEPS,
     EPISODE_COMMANDS,
@@ -91,7 +91,8 @@ class RobotInterfaceBridge:
         self._journal = RunJournal(node, self.folder, robot, task)
         self._journal.restore(self._collector, self._account)
         self._journal.begin_session()
-        self._collector.begin_session(self._clock.now())
+        self._collector.begin_session()
+        self._account.begin_session()
         self.sequence = RunSequence(
             config, self._collector,
             config.silence_timeout_s + 2.0 * task.config.reset_s / run.real_time_factor)
@@ -99,7 +100,7 @@ class RobotInterfaceBridge:
         self._control_steps_end = 0
         self._learners: dict[str, LearnerView] = {}
         self._metrics = MetricsFile(self.folder.metrics)
-        self._training_wall_s: float | None = None
+        self._trained = False
         self._judged_by_truth: list[bool] = []
         self._ticks = 0
         self._told: tuple[Any, ...] = ()
@@ -148,8 +149,7 @@ class RobotInterfaceBridge:
         judged = step.kind == StepKind.END and step.mode == Mode.EVALUATION
         tool = self._true_tool() if judged else None
         taken = self._collector.take(step, self._clock.now(), tool)
-        if step.kind == StepKind.STEP and self._collector.in_motion:
-            self._account.lag.acted(self._now_ros_s(), step.policy_version)
+        note_action(self._account, self._collector, step, self._now_ros_s())
         for transition in taken.transitions:
             self._publish_transition(transition, message.header.stamp)
         if taken.result is not None and taken.result.mode == Mode.EVALUATION:
@@ -231,8 +231,9 @@ class RobotInterfaceBridge:
                                         self._commands.next_number)
         if command is not None:
             self._send(command)
-        if self.sequence.trained and self._training_wall_s is None:
-            self._training_wall_s = self._collector.wall_time_s(self._clock.now())
+        if self.sequence.trained and not self._trained:
+            self._trained = True
+            self._collector.end_training(self._collector.wall_time_s(self._clock.now()))
         told = (self.sequence.phase, self.sequence.reason, self._collector.in_motion)
         if told != self._told:
             if told[:2] != self._told[:2]:
@@ -265,13 +266,15 @@ class RobotInterfaceBridge:
     def publish_status(self) -> None:
         """Publish where the run is."""
         collector, sequence = self._collector, self.sequence
+        self._account.heard_phase(sequence.phase)
         message = msg.RunStatus(
             session=self._session, run_id=self.folder.root.name, task=self._task.name,
             robot=self._robot.name, algorithm=self._run.algorithm, phase=int(sequence.phase),
             reason=sequence.reason, in_motion=collector.in_motion,
             motion_time_s=collector.motion_time_s,
             motion_time_limit_s=collector.motion_time_limit_s,
-            robot_time_s=collector.robot_time_s, wall_time_s=self._wall_time_s(),
+            robot_time_s=collector.robot_time_s,
+            wall_time_s=collector.wall_time_s(self._clock.now()),
             episodes=collector.episodes, evaluation_episodes=len(sequence.evaluation),
             next_transition=self._transitions.next_number,
             next_episode_command=self._commands.next_number,
@@ -310,24 +313,27 @@ class RobotInterfaceBridge:
                 command, self._session, self._node.get_clock().now().to_msg()))
 
     def write_outcome(self) -> None:
-        """Write the summary, and a line of metrics, with what there is.
+        """Write the summary, then a line of metrics, with what there is.
 
         Raises:
             OSError: the disk does not take it.
         """
-        self._write_metrics()
         judged = None
-        if self._judged_by_truth:
-            judged = 'true_positions' if all(self._judged_by_truth) else (
-                'mixed' if any(self._judged_by_truth) else 'measured_positions')
+        by_truth = self._judged_by_truth[-len(self.sequence.evaluation):]
+        if self.sequence.evaluation and by_truth:
+            judged = 'true_positions' if all(by_truth) else (
+                'mixed' if any(by_truth) else 'measured_positions')
         facts = RunFacts(
             task=self._task.name, robot=self._robot.name, algorithm=self._run.algorithm,
             seed=self._run.seed, ros_distro=os.environ.get('ROS_DISTRO'),
             rmw=rclpy.get_rmw_implementation_identifier(),
             phase=self.sequence.phase.name.lower(), reason=self.sequence.reason,
-            wall_time_s=self._wall_time_s(), judged_by=judged)
+            wall_time_s=self._collector.wall_time_s(self._clock.now()), judged_by=judged,
+            numbers_missing=self._journal.numbers_missing,
+            evaluation_aborted=self.sequence.evaluation_aborted)
         write_summary(self.folder, build_summary(facts, self._collector, self._account,
                                                  self.sequence.evaluation))
+        self._write_metrics()
 
     def _write_metrics(self) -> None:
         self._metrics.write(metrics_record(
@@ -342,13 +348,9 @@ class RobotInterfaceBridge:
     def close(self) -> None:
         """Close the files."""
         self._timer.cancel()
-        self._metrics.close()
         self._journal.close()
-
-    def _wall_time_s(self) -> float:
-        if self._training_wall_s is not None:
-            return self._training_wall_s
-        return self._collector.wall_time_s(self._clock.now())
+        with contextlib.suppress(OSError):   # what a full disk did not take was said when written
+            self._metrics.close()
 
     def _now_ros_s(self) -> float:
         return self._node.get_clock().now().nanoseconds * 1e-9

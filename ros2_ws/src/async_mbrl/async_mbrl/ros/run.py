@@ -23,14 +23,26 @@ def _raise_stop(number: int, _frame: object) -> None:
     raise StopRequested(signal.Signals(number).name)
 
 
+def note_stops() -> list[int]:
+    """Have SIGINT and SIGTERM noted in the list given, from now on, instead of raising.
+
+    For what calls into the middleware all the time: an exception that arrives in the middle of such
+    a call comes out of it as another one.
+    """
+    arrived: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: arrived.append(number))
+    return arrived
+
+
 def run_node(make: Callable[[], Node], spin: Callable[[Node], None]) -> int:
     """Create a node, spin it until it is done or asked to stop, and destroy it.
 
     Args:
         make: creates the node; a :class:`ConfigError` it raises is printed as one line.
         spin: does the node's work; returns when the node is done. It is stopped by an exception
-            that reaches it in Python: where nothing else wakes it, it must not wait in rclpy
-            without a timeout.
+            that reaches it in Python, unless it calls :func:`note_stops` and looks: where nothing
+            else wakes it, it must not wait in rclpy without a timeout.
 
     Returns:
         The exit status of the process: 0 when done or stopped by a signal, 2 for a configuration

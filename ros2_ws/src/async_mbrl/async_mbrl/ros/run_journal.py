@@ -20,7 +20,7 @@ from async_mbrl.collection.journal import (
 from async_mbrl.core.config import to_mapping
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder
-from async_mbrl.core.transition import Transition
+from async_mbrl.core.transition import ControlStep, StepKind, Transition
 from async_mbrl.ros.convert import command_from_message, step_from_message
 
 FORMAT = 1
@@ -28,6 +28,8 @@ FORMAT = 1
 _MESSAGES = {
     RecordKind.EPISODE_COMMAND: msg.EpisodeCommand,
     RecordKind.CONTROL_STEP: msg.ControlStep,
+    RecordKind.TRANSITION: msg.Transition,
+    RecordKind.RUN_STATUS: msg.RunStatus,
     RecordKind.CONTROLLER_STATUS: msg.ControllerStatus,
     RecordKind.LEARNER_STATUS: msg.LearnerStatus,
     RecordKind.GUARD_STATUS: msg.SafetyStatus,
@@ -58,6 +60,7 @@ class RunJournal:
         last_control_step: (session, number) of the last control step in the journal, None without.
         unfinished: a transition whose control steps are in the journal but not itself, because the
             process died in between; it must be appended first of all.
+        numbers_missing: numbers that the transitions in the journal leave out.
     """
 
     def __init__(self, node: Node, folder: RunFolder, robot: RobotConfig, task: Any) -> None:
@@ -75,6 +78,8 @@ class RunJournal:
                 f'been set aside')
         self.last_control_step: tuple[int, int] | None = None
         self.unfinished: Transition | None = None
+        self.numbers_missing = 0
+        self._next_transition = 0
         self.fetch = self._journal.read_transitions
         self._sync = SyncThread(self._journal)
 
@@ -91,6 +96,8 @@ class RunJournal:
         """
         payload: bytes = serialize_message(message)
         self._journal.append(kind, self._clock.now().nanoseconds, payload)
+        if kind == RecordKind.TRANSITION:
+            self._check_number(message)
         return payload
 
     def begin_session(self) -> None:
@@ -106,14 +113,21 @@ class RunJournal:
         for record in read_records(self._folder):
             now_s = record.stamp_ns * 1e-9
             if record.kind == RecordKind.SESSION:
-                collector.begin_session(now_s)
+                collector.begin_session()
+                account.begin_session()
             if record.kind not in _MESSAGES:
                 continue
             message = deserialize_message(record.payload, _MESSAGES[record.kind])
             if record.kind == RecordKind.EPISODE_COMMAND:
                 collector.commanded(command_from_message(message), now_s)
             elif record.kind == RecordKind.CONTROL_STEP:
-                self._replay(collector, message, now_s)
+                self._replay(collector, account, message, now_s)
+            elif record.kind == RecordKind.TRANSITION:
+                self._check_number(message)
+            elif record.kind == RecordKind.RUN_STATUS:
+                account.heard_phase(message.phase)
+                if message.phase in (msg.RunStatus.EVALUATING, msg.RunStatus.DONE):
+                    collector.end_training(message.wall_time_s)
             else:
                 hear(account, record.kind, message, now_s)
         if collector.transitions - self._journal.transitions != (self.unfinished is not None):
@@ -126,11 +140,24 @@ class RunJournal:
         self._sync.stop()
         self._journal.close()
 
-    def _replay(self, collector: Collector, message: msg.ControlStep, now_s: float) -> None:
+    def _replay(self, collector: Collector, account: Account, message: msg.ControlStep,
+                now_s: float) -> None:
         self.last_control_step = message.session, message.number
-        for transition in collector.take(step_from_message(message), now_s).transitions:
+        step = step_from_message(message)
+        for transition in collector.take(step, now_s).transitions:
             if transition.number >= self._journal.transitions:
                 self.unfinished = transition
+        note_action(account, collector, step, now_s)
+
+    def _check_number(self, message: msg.Transition) -> None:
+        self.numbers_missing += max(0, message.number - self._next_transition)
+        self._next_transition = message.number + 1
+
+
+def note_action(account: Account, collector: Collector, step: ControlStep, time_s: float) -> None:
+    """Tell an account which policy acted, where a step that was just taken is one of learning."""
+    if step.kind == StepKind.STEP and collector.in_motion:
+        account.lag.acted(time_s, step.policy_version)
 
 
 def hear(account: Account, kind: RecordKind, message: Any, time_s: float) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,10 +29,12 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
+from async_mbrl.control.acceptance import PUBLISHER_TIMEOUT_S
 from async_mbrl.core.config import to_mapping
 from async_mbrl.core.realtime import use_fifo
 from async_mbrl.core.snapshot import Version
 from async_mbrl.ros import qos
+from async_mbrl.ros.controller_bridge import ControllerBridge, LoopDied
 from async_mbrl.ros.convert import (
     command_to_message,
     doubles,
@@ -181,6 +184,13 @@ class Rig:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+class Unheard:
+    """A publisher whose messages are all lost."""
+
+    def publish(self, _message) -> None:
+        pass
+
+
 def gone(pid: str) -> bool:
     state = subprocess.run(['ps', '-o', 'stat=', '-p', pid], capture_output=True, text=True).stdout
     return not state.strip() or state.startswith('Z')
@@ -265,6 +275,13 @@ def test_only_verified_policies_of_one_publisher_are_applied(rig):
     status = rig.statuses[-1]
     assert (status.policy_version.incarnation, status.policy_version.counter) == (1, 5)
     assert status.policies_applied == 1
+    # With nothing new to publish the first lives on as long as its heartbeats do.
+    beats = rig.node.create_publisher(msg.LearnerStatus, 'learner_status', qos.STATUS)
+    end_s = time.monotonic() + 1.5 * PUBLISHER_TIMEOUT_S
+    while time.monotonic() < end_s:
+        beats.publish(msg.LearnerStatus(name='policy_learner', session='first'))
+        rig.spin(0.2)
+    assert rig.statuses[-1].policies_applied == 1
     # Fallen silent, the first gives way, and the second need not say it again.
     rig.until(lambda: rig.statuses[-1].policies_applied == 2)
     assert rig.statuses[-1].policy_version.incarnation == 2
@@ -283,6 +300,44 @@ def test_joints_of_another_robot_are_a_fault_and_nothing_is_sent(rig):
     rig.until(lambda: rig.last(ABORTED))
     rig.until(lambda: rig.safety and rig.safety[-1].state == msg.SafetyStatus.FAULT)
     assert not rig.commands
+
+
+def test_joint_states_of_another_robot_beside_the_right_ones_are_dropped(rig):
+    rig.ready()
+    names, rig.names = rig.names, [f'other_{i}' for i in range(JOINTS)]
+    rig.spin(0.05)
+    rig.names = names
+    rig.spin(0.05)
+    rig.ask()
+    rig.until(lambda: rig.last(END))
+    assert rig.statuses[-1].fault == ''
+
+
+def test_orders_of_before_are_not_obeyed_by_a_restarted_controller(rig):
+    status = rig.node.create_publisher(msg.RunStatus, 'run_status', qos.STATUS)
+    for _ in range(3):
+        rig.ask()
+    rig.spin(1.6)
+    rig.ready()
+    status.publish(msg.RunStatus(session=7, next_episode_command=rig.number))
+    rig.until(lambda: rig.last(ABORTED) and rig.steps[-1].command_number == 2)
+    assert {step.kind for step in rig.steps} == {ABORTED}
+    assert 'too late' in rig.steps[-1].reason
+    assert not rig.commands
+    rig.ask()
+    rig.until(lambda: rig.last(END))
+    assert rig.steps[-1].command_number == 3
+
+
+def test_a_recent_order_that_was_lost_is_obeyed_all_the_same(rig):
+    rig.ready()
+    status = rig.node.create_publisher(msg.RunStatus, 'run_status', qos.STATUS)
+    rig.until(lambda: status.get_subscription_count() > 0)
+    publish, rig.orders._publisher = rig.orders._publisher, Unheard()
+    rig.ask()
+    rig.orders._publisher = publish
+    status.publish(msg.RunStatus(session=7, next_episode_command=1))
+    rig.until(lambda: rig.last(END))
 
 
 def test_silence_of_the_driver_stops_the_arm_in_time(rig):
@@ -344,6 +399,65 @@ def test_guard_holds_a_position_controlled_arm_where_it_was(rig):
     sent = len(rig.commands)
     rig.spin(0.2)
     assert len(rig.commands) == sent
+
+
+def test_guard_asked_to_stop_waits_for_the_controller_to_end(rig):
+    guard = rig.start('guard')
+    heartbeats = rig.node.create_publisher(msg.SafetyStatus, 'safety_status', qos.FRESH)
+    rig.until(lambda: heartbeats.get_subscription_count() > 1 and rig.guard)
+
+    def beat(state: int, duration_s: float) -> None:
+        end_s = time.monotonic() + duration_s
+        while time.monotonic() < end_s:
+            heartbeats.publish(msg.SafetyStatus(source='controller', state=state))
+            rig.spin(0.02)
+
+    beat(msg.SafetyStatus.ACTIVE, 0.1)
+    guard.send_signal(signal.SIGINT)
+    beat(msg.SafetyStatus.ACTIVE, 0.5)
+    assert guard.poll() is None
+    beat(msg.SafetyStatus.SHUTDOWN, 0.05)
+    assert guard.wait(1.0) == 0
+    assert not rig.commands
+
+
+def test_guard_leaves_the_safe_command_if_the_controller_does_not_end(rig):
+    guard = rig.start('guard')
+    heartbeats = rig.node.create_publisher(msg.SafetyStatus, 'safety_status', qos.FRESH)
+    rig.until(lambda: heartbeats.get_subscription_count() > 1 and rig.guard)
+    asked_s = 0.0
+    while guard.poll() is None:
+        heartbeats.publish(msg.SafetyStatus(source='controller', state=msg.SafetyStatus.ACTIVE))
+        rig.spin(0.02)
+        if not asked_s:
+            rig.spin(0.05)
+            guard.send_signal(signal.SIGTERM)
+            asked_s = time.monotonic()
+    assert 1.4 < time.monotonic() - asked_s < 2.5
+    assert guard.returncode == 0
+    rig.until(lambda: rig.commands)
+    assert not rig.commands[-1][1].any()
+
+
+def test_a_command_thread_that_fails_ends_the_controller(monkeypatch):
+    sent, said = [], []
+    bridge = ControllerBridge.__new__(ControllerBridge)
+    bridge._died = ''
+    bridge._interface, bridge._position = 'effort', np.ones(JOINTS)
+    bridge._loop = SimpleNamespace(count=lambda _name: 1)
+    bridge._commands = SimpleNamespace(publish=sent.append)
+    bridge._intake = SimpleNamespace(failure='')
+    bridge._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append,
+                                                                      fatal=said.append))
+    bridge.check()
+    monkeypatch.setattr(bridge, '_serve', lambda: [][0])
+    bridge._run()
+    assert np.frombuffer(sent[0]).tolist() == [0.0] * JOINTS
+    with pytest.raises(LoopDied, match='IndexError'):
+        bridge.check()
+    bridge._died, bridge._intake.failure = '', 'no policies are taken in any more'
+    with pytest.raises(LoopDied, match='no policies'):
+        bridge.check()
 
 
 def test_death_of_the_loop_ends_the_controller_with_an_error(rig):

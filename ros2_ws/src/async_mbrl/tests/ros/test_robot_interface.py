@@ -245,6 +245,28 @@ def test_interrupt_holds_the_arm_and_leaves_complete_files(stage: Stage) -> None
         'transitions']['collected']
 
 
+def test_an_outcome_that_cannot_be_written_is_no_success(stage: Stage) -> None:
+    stage.folder.summary.mkdir(parents=True)   # in the way
+    stage.start()
+    stage.until(lambda: bool(stage.commands))
+    stage.process.send_signal(signal.SIGINT)
+    stage.until(stage.ended)
+    assert stage.process.returncode == 1
+    assert stage.errors().splitlines()[-1].startswith('error: the outcome could not be written')
+
+
+def test_full_disk_ends_the_run_with_its_reason_in_the_summary(stage: Stage) -> None:
+    stage.folder.root.mkdir()
+    stage.folder.metrics.symlink_to('/dev/full')
+    stage.start()
+    stage.until(stage.ended)
+    assert stage.process.returncode == 1
+    last = stage.errors().splitlines()[-1]
+    assert last.startswith('error: files of the run cannot be written') and 'No space' in last
+    summary = json.loads(stage.folder.summary.read_text())
+    assert summary['phase'] == 'failed' and 'No space left' in summary['reason']
+
+
 def test_folder_of_another_task_is_refused(stage: Stage) -> None:
     stage.start()
     stage.until(lambda: bool(stage.commands))

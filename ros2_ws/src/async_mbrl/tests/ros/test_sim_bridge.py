@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import arm7
@@ -26,6 +29,7 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
 
 from async_mbrl.core.config import to_mapping
+from async_mbrl.nodes.sim_bridge import SimBridge
 from async_mbrl.ros import qos
 
 ROBOT = arm7.robot()
@@ -189,6 +193,23 @@ def test_pause_and_step(bridge):
     assert bridge.call(SetBool, 'set_pause', SetBool.Request(data=False)).success
     assert not bridge.fresh_status().paused
     bridge.send(STILL)
+
+
+def test_a_request_that_fails_is_answered_and_the_services_go_on():
+    def fail() -> None:
+        raise RuntimeError('the physics is unstable')
+
+    bridge = SimpleNamespace(_requests=queue.SimpleQueue())
+    answers = []
+    for action in (fail, lambda: None):
+        answering = threading.Thread(target=lambda action=action: answers.append(
+            SimBridge._in_loop(bridge, action, Trigger.Response(), 'done')))
+        answering.start()
+        while answering.is_alive():
+            SimBridge._serve_requests(bridge)
+            answering.join(0.01)
+    assert [(answer.success, answer.message) for answer in answers] == [
+        (False, 'RuntimeError: the physics is unstable'), (True, 'done')]
 
 
 def test_bad_commands_are_counted_and_told(bridge):

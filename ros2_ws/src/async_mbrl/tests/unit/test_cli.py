@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from async_mbrl import cli
-from async_mbrl.bringup.arguments import ARGUMENTS
+from async_mbrl.bringup.arguments import ARGUMENTS, RunRequest
+from async_mbrl.bringup.compose import compose
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -52,6 +54,31 @@ def test_what_does_not_fit_is_one_line_and_status_2(
     assert status == 2
     assert text.startswith('error: ') and words in text and text.count('\n') == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('command', ['evaluate', 'report', 'figure', 'record'])
+def test_a_run_that_goes_on_is_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                          package_root: Path, command: str) -> None:
+    (tmp_path / 'config.yaml').write_text(
+        compose(RunRequest(), package_root, tmp_path).to_yaml())
+    with open(tmp_path / '.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, text = run(capsys, command, str(tmp_path))
+    assert (status, text) == (
+        2, f'error: {tmp_path}: a run goes on in this folder; wait until it has ended\n')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['.lock', 'config.yaml']
+
+
+def test_a_full_disk_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(_options: object) -> int:
+        with open('/dev/full', 'wb', buffering=0) as file:
+            file.write(b'x')
+        return 0
+
+    monkeypatch.setattr(cli, '_monitor', fill)
+    status, text = run(capsys, 'monitor')
+    assert status == 1 and text == 'error: No space left on device\n'
 
 
 def test_help_loads_nothing_heavy() -> None:

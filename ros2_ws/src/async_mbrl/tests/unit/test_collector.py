@@ -158,7 +158,7 @@ def test_doing_the_same_again_gives_the_same_collector() -> None:
         log.append((name, arguments))
         getattr(live, name)(*arguments)
 
-    do('begin_session', 10.0)
+    do('begin_session')
     for number, abort_at in enumerate((None, 2, None)):
         command = live.learning_command(number)
         do('commanded', command, 20.0 * number)
@@ -171,10 +171,33 @@ def test_doing_the_same_again_gives_the_same_collector() -> None:
         do('take', event, 64.0)
     for name, arguments in log:
         getattr(again, name)(*arguments)
-    again.begin_session(1000.0)
+    again.begin_session()
     assert again.transitions == live.transitions == 4 + 2 + 4 + 1
     assert again.learning_curve == live.learning_curve and again.resets == live.resets == 3
-    # Nobody collected from 64 on until 1000.
-    assert again.wall_time_s(1001.0) == pytest.approx(live.wall_time_s(64.0) + 1.0)
+    # Nobody collected from 64 on until the first step that is heard again.
+    assert again.wall_time_s(1000.0) == pytest.approx(live.wall_time_s(64.0))
     assert [item.number for event in events[3:]
             for item in again.take(event, 1001.0).transitions] == [11, 12, 13]
+    assert again.wall_time_s(1002.0) == pytest.approx(live.wall_time_s(64.0) + 1.0)
+
+
+def test_wall_time_leaves_out_what_is_not_training() -> None:
+    collector, reset_s = make(), rig.task().config.reset_s
+    collector.begin_session()
+    run(collector, begin_s=100.0)
+    first = collector.wall_time_s(100.0 + reset_s + STEPS * PERIOD_S)
+    assert first == pytest.approx(STEPS * PERIOD_S)
+    # Resumed twice; the first of the two got no further than to start.
+    collector.begin_session()
+    collector.begin_session()
+    assert collector.wall_time_s(5000.0) == pytest.approx(first)
+    run(collector, begin_s=5050.0)
+    whole = first + reset_s + STEPS * PERIOD_S
+    assert collector.wall_time_s(5050.0 + reset_s + STEPS * PERIOD_S) == pytest.approx(whole)
+    assert collector.collection_time_s == pytest.approx(whole)
+    collector.end_training(whole + 2.0)   # the learners took 2 s to save
+    collector.commanded(collector.evaluation_command(7, rig.VERSION), 5100.0)
+    assert collector.wall_time_s(5200.0) == pytest.approx(whole + 2.0)
+    collector.begin_session()
+    run(collector, begin_s=10.0)          # the motion time was extended
+    assert collector.wall_time_s(11.0) == pytest.approx(whole + 3.0)

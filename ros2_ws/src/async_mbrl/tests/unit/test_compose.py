@@ -51,13 +51,14 @@ def test_defaults_fit_and_survive_a_round_trip(share: Path) -> None:
     ('task.success_rate=high', ['task.success_rate', 'expected float', "'high'"]),
     ('task.success_rate=1.5', ['task.success_rate', '1.5', 'maximum 1.0']),
     ('model.members=2.5', ['model.members', 'expected int', '2.5']),
-    ('exploration.start_std=.nan', ['exploration.start_std', 'not a number']),
+    ('exploration.start_std=.nan', ['exploration.start_std', 'not a finite number']),
     ('robot.limits.effort=[1.0, 2.0]', ['limits.effort', '2 numbers for 7 joints']),
     ('task.goal_half_range=[0.1, 0.1]', ['goal_half_range']),
     ('robot.joint_names=[a, b, c, d, e, f, g]', ['joint', "'a'"]),
     ('nothing.here=1', ['nothing.here', 'unknown key', 'task']),
     ('task=1', ['key.path=value']),
     ('plant.model=no.xml', ['no.xml']),
+    ('network.squash=tanh', ['network.squash', 'me_ppo', "'clip'", "'tanh'"]),
 ])
 def test_a_change_that_does_not_fit_is_refused(share: Path, change: str,
                                                words: list[str]) -> None:

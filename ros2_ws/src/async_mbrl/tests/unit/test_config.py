@@ -73,7 +73,9 @@ def test_defaults_fill_in_and_whole_numbers_pass_for_decimals() -> None:
     ({'inner': {}}, 'inner.gains', 'missing'),
     ({'rate_hz': 0.5}, 'rate_hz', 'below the minimum 1.0'),
     ({'rate_hz': 1001.0}, 'rate_hz', 'above the maximum 1000.0'),
-    ({'rate_hz': float('nan')}, 'rate_hz', 'not a number'),
+    ({'rate_hz': float('nan')}, 'rate_hz', 'not a finite number'),
+    ({'rate_hz': float('inf')}, 'rate_hz', 'not a finite number'),
+    ({'inner': {'gains': [1.0, float('-inf')]}}, 'inner.gains[1]', 'not a finite number'),
     ({'inner': {'gains': [-1.0]}}, 'inner.gains[0]', 'below the minimum'),
     ({'mode': 'medium'}, 'mode', "'medium' is not one of fast, slow"),
 ])

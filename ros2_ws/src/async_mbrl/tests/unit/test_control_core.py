@@ -16,6 +16,7 @@ from control_rig import (
 
 from async_mbrl.control.core import ControlCore
 from async_mbrl.control.exploration import CorrelatedNoise
+from async_mbrl.control.impedance import MOST_ERROR_RAD
 from async_mbrl.control.move import PEAK_SPEED, SETTLE_SHARE, MinimumJerkMove
 from async_mbrl.control.policy import PolicyLayout, PolicyParameters
 from async_mbrl.core.config import ConfigError
@@ -297,6 +298,59 @@ def test_a_move_that_is_blocked_is_given_up():
     aborted = bench.until(StepKind.ABORTED)
     assert 'start pose' in aborted.reason
     assert aborted.time_s == pytest.approx(1.5, abs=0.01)
+    assert bench.core.state == 'holding'
+
+
+@pytest.mark.parametrize('interface', ['effort', 'velocity', 'position'])
+def test_a_blocked_move_is_not_pushed_ever_harder(interface):
+    bench = Bench(command_interface=interface)
+    bench.policy()
+    bench.plant.inertia = np.full(JOINTS, 1e9)
+    bench.order(start_pose=np.array(bench.robot.home) + 0.9, move_duration_s=2.0)
+    bench.until(StepKind.ABORTED)
+    gains = bench.robot.move
+    most = {'effort': MOST_ERROR_RAD * np.array(gains.stiffness),
+            'velocity': MOST_ERROR_RAD * np.array(gains.stiffness) / gains.damping,
+            'position': np.full(JOINTS, MOST_ERROR_RAD)}[interface]
+    if interface == 'position':
+        assert (np.array(bench.sent) - bench.plant.position <= most + 1e-9).all()
+    # Standing at the target the arm is pulled by the error alone.
+    last = bench.sent[-2] - (bench.plant.position if interface == 'position' else 0.0)
+    assert (last > 0.0).all()
+    assert (last <= most + 1e-6).all()
+
+
+def test_a_move_that_was_held_up_is_given_up_instead_of_jumping_ahead():
+    bench = Bench()
+    bench.policy()
+    bench.ticks = 10_000      # the first tick ever is no hold-up
+    bench.order(start_pose=np.array(bench.robot.home) + 0.5, move_duration_s=4.0)
+    bench.tick(500)
+    bench.ticks += 100
+    bench.tick(100)
+    assert bench.core.state == 'moving'
+    bench.ticks += 130
+    bench.tick()
+    assert 'held up' in bench.events[-1].reason
+    assert bench.core.state == 'holding'
+    anchor = bench.plant.position.copy()
+    bench.tick(500)
+    assert bench.plant.position == pytest.approx(anchor, abs=0.1)
+    assert bench.plant.velocity == pytest.approx(np.zeros(JOINTS), abs=0.1)
+
+
+def test_halted_an_episode_ends_and_the_arm_is_braked():
+    bench = Bench()
+    bench.policy(bias=0.5)
+    bench.order(steps=100)
+    bench.until(StepKind.STEP)
+    bench.tick(200)
+    assert np.abs(bench.plant.velocity).max() > 0.2
+    bench.core.halt('enough')
+    bench.tick(1000)
+    assert bench.events[-1].kind == StepKind.ABORTED
+    assert bench.events[-1].reason == 'enough'
+    assert np.abs(bench.plant.velocity).max() < 0.05
     assert bench.core.state == 'holding'
 
 

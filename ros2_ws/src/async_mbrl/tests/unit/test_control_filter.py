@@ -109,3 +109,14 @@ def test_commands_in_a_row_that_are_not_finite_make_a_fault():
         command_filter.apply(bad, home, rest)
     assert command_filter.faulted
     assert command_filter.interventions == 2 * NON_FINITE_LIMIT - 1
+
+
+@pytest.mark.parametrize('interface', ['effort', 'velocity'])
+def test_what_is_sent_is_finite_even_if_measurements_are_not(interface):
+    robot = make_robot(command_interface=interface)
+    command_filter = CommandFilter(robot)
+    bad = np.full(JOINTS, np.nan)
+    for _ in range(NON_FINITE_LIMIT):
+        assert not command_filter.apply(np.full(JOINTS, 0.1), bad, bad).any()
+    assert command_filter.interventions == NON_FINITE_LIMIT
+    assert command_filter.faulted

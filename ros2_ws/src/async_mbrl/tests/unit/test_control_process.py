@@ -102,6 +102,67 @@ def test_the_last_command_is_the_safe_one(loop, robot, how):
     assert not np.frombuffer(command).any()
 
 
+def test_asked_to_stop_a_moving_arm_is_braked_first(loop, robot):
+    start_episode(loop, robot)
+    home, speed = np.array(robot.home), np.zeros(JOINTS)
+
+    def feed() -> None:
+        loop.put_state(time.monotonic(), home, speed)
+
+    wait(lambda: loop.state == 'running', feed)
+    speed[0] = 1.0
+    wait_s = time.monotonic() + 0.02
+    wait(lambda: time.monotonic() > wait_s, feed)
+    loop.ask_to_stop()
+    wait(lambda: loop.state == 'holding', feed)
+    command = None
+    wait_s = time.monotonic() + 0.1
+    while time.monotonic() < wait_s:
+        feed()
+        command = loop.newest_command() or command
+        time.sleep(0.001)
+    assert command is not None
+    assert np.frombuffer(command)[0] < -1.0
+    assert loop.count('ended') == 0
+    speed[0] = 0.0
+    wait(lambda: loop.count('ended') == 1, feed)
+    assert loop.join(2.0) == 0
+    last = loop.newest_command()
+    assert last is not None
+    assert not np.frombuffer(last).any()
+    reasons = []
+    while (step := loop.next_step()) is not None:
+        reasons.append(step.reason)
+    assert 'asked to end' in reasons[-1]
+
+
+def test_an_arm_that_does_not_come_to_rest_is_let_go_in_time(loop, robot):
+    start_episode(loop, robot)
+    home, speed = np.array(robot.home), np.ones(JOINTS)
+
+    def feed() -> None:
+        loop.put_state(time.monotonic(), home, speed)
+
+    wait(lambda: loop.state == 'moving', feed)
+    loop.ask_to_stop()
+    asked_s = time.monotonic()
+    wait(lambda: loop.count('ended') == 1, feed)
+    assert 0.4 < time.monotonic() - asked_s < 1.0
+
+
+def test_deadlines_left_out_count_as_late(loop, robot):
+    feed = start_episode(loop, robot)
+    wait(lambda: loop.state == 'moving', feed)
+    before = loop.count('late_ticks')
+    os.kill(loop.pid, signal.SIGSTOP)
+    stopped_s = time.monotonic() + 0.1
+    wait(lambda: time.monotonic() > stopped_s, feed)
+    os.kill(loop.pid, signal.SIGCONT)
+    wait(lambda: loop.count('missed') > 40, feed)
+    wait(lambda: loop.count('late_ticks') - before > 40, feed)
+    assert loop.punctuality().p99_s > 0.02
+
+
 def test_a_fault_asked_for_by_the_parent_is_told_and_nothing_is_sent(loop):
     loop.fail('joint names do not match')
     wait(lambda: loop.state == 'fault')

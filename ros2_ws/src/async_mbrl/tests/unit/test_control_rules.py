@@ -6,7 +6,7 @@ import pytest
 
 from async_mbrl.control import pacer as pacing
 from async_mbrl.control.acceptance import PUBLISHER_TIMEOUT_S, SnapshotAcceptance, Verdict
-from async_mbrl.control.pacer import Pacer
+from async_mbrl.control.pacer import MOST_LEFT_OUT, Pacer
 from async_mbrl.control.watchdog import Heartbeat, Watchdog
 from async_mbrl.core.clock import FakeClock
 from async_mbrl.core.snapshot import Version
@@ -104,5 +104,11 @@ def test_missed_deadlines_are_left_out_and_the_grid_stays(monkeypatch):
     assert late_ns == period_ns + 705_000
     assert pacer.deadline_ns == first_ns + 2 * period_ns
     assert pacer.missed == 1
+    assert pacer.lateness_ns == [period_ns + 705_000, 705_000]
     assert pacer.wait() == 5_000
+    assert pacer.lateness_ns == [5_000]
     assert pacer.deadline_ns == first_ns + 3 * period_ns
+    now_ns[0] += 10 * MOST_LEFT_OUT * period_ns
+    pacer.wait()
+    assert pacer.missed > 9 * MOST_LEFT_OUT
+    assert len(pacer.lateness_ns) == 1 + MOST_LEFT_OUT

@@ -29,7 +29,8 @@ class Recorded:
 
 STAND_INS = {
     'launch': ('LaunchDescription',),
-    'launch.actions': ('DeclareLaunchArgument', 'LogInfo', 'OpaqueFunction', 'Shutdown'),
+    'launch.actions': ('DeclareLaunchArgument', 'LogInfo', 'OpaqueFunction', 'Shutdown',
+                       'TimerAction'),
     'launch.launch_context': ('LaunchContext',),
     'launch.substitutions': ('LaunchConfiguration',),
     'launch_ros': (),
@@ -74,8 +75,7 @@ def test_every_node_becomes_an_action(launching: Any, package_root: Path,
     assert [named['executable'] for named in made] == [item.name for item in descriptions]
     for named, item in zip(made, descriptions, strict=True):
         assert named['parameters'] == [f'/p/{item.name}.yaml']
-        assert named['respawn'] is item.respawn
-        assert (named['on_exit'] is not None) is item.required
+        assert 'respawn' not in named and callable(named['on_exit'])
         assert named['additional_env']['OMP_NUM_THREADS'] == '1'
 
 
@@ -91,3 +91,42 @@ def test_the_end_of_a_required_node_ends_the_launch(launching: Any) -> None:
                 types.SimpleNamespace(is_shutdown=True)) == []
     with pytest.raises(RuntimeError, match='controller ended with status -9'):
         launching.fail(going, 'controller', -9)
+
+
+def test_a_learner_is_started_again_unless_it_is_done(launching: Any, package_root: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, 'Node', lambda **named: named)
+    monkeypatch.setattr(launching, 'TimerAction', lambda **named: named)
+    learner = next(item for item in describe(compose(RunRequest(), package_root, Path('/run')))
+                   if item.respawn)
+    ended = launching.again(learner, Path('/p.yaml'), Path('/run'))
+    going = types.SimpleNamespace(is_shutdown=False)
+    assert ended(types.SimpleNamespace(returncode=0), going) == []
+    assert ended(types.SimpleNamespace(returncode=-9),
+                 types.SimpleNamespace(is_shutdown=True)) == []
+    _, later = ended(types.SimpleNamespace(returncode=-9), going)
+    assert later['period'] == launching.RESPAWN_DELAY_S
+    assert later['actions'][0]['name'] == learner.name
+    assert [type(action).__name__ for action in
+            ended(types.SimpleNamespace(returncode=2), going)] == ['OpaqueFunction']
+
+
+@pytest.mark.skipif(REAL, reason='reads how the stand-ins were made')
+def test_an_argument_that_is_given_counts_also_at_its_default(
+        launching: Any, package_root: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[RunRequest] = []
+
+    def open_run(request: RunRequest, *_others: Any) -> None:
+        asked.append(request)
+        raise launching.ConfigError('enough')
+
+    monkeypatch.setattr(launching, 'open_run', open_run)
+    values = {argument.name: argument.default for argument in ARGUMENTS}
+    monkeypatch.setattr(launching, 'LaunchConfiguration', lambda name: types.SimpleNamespace(
+        perform=lambda _context: values[name]))
+    note, *_, start = launching.simulation(package_root)
+    note.named['function'](types.SimpleNamespace(launch_configurations={'seed': '0'}))
+    with pytest.raises(RuntimeError, match='enough'):
+        start.named['function'](None, *start.named['args'])
+    assert asked == [RunRequest(seed=0)]

@@ -201,6 +201,25 @@ def test_early_stopped_members_rest_until_new_data() -> None:
     assert learner.step()
 
 
+def test_members_stop_early_while_data_keep_coming() -> None:
+    config = ModelConfig(early_stopping=True, persistence=0.1, learning_rate=3e-3, **SMALL)
+    learner = ModelLearner(config, TASK, seed=0)
+    plant = learning_rig.Plant(TASK)
+    learner.take(plant.explore(3))
+    fewest = 3.0
+    for _ in range(3):
+        episode = plant.explore(1)
+        for transition in episode[:-1]:   # ten a second, and some epochs in between
+            learner.take([transition])
+            for _ in range(10):
+                learner.step()
+            fewest = min(fewest, learner.metrics()['active_members'])
+        learner.take(episode[-1:])        # only a whole episode lets all go on
+        learner.step()
+        assert learner.step()
+    assert fewest < 3.0
+
+
 def test_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
     for early_stopping in (False, True):
         config = ModelConfig(early_stopping=early_stopping, **SMALL)

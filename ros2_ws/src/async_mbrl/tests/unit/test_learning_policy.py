@@ -12,8 +12,9 @@ import torch
 
 from async_mbrl.control.policy import NumpyPolicy, PolicyParameters
 from async_mbrl.core import snapshot as snapshots
+from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
-from async_mbrl.core.snapshot import Snapshot, Version
+from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, MePpoConfig, ModelConfig, SvgConfig
 from async_mbrl.learning.incarnation import raise_incarnation
@@ -156,6 +157,28 @@ def test_an_older_model_is_ignored(learned: Any) -> None:
     learner.take_snapshot(newer)
     learner.take_snapshot(model)
     assert learner.model_version == Version(2, 5)
+
+
+def test_a_model_that_does_not_fit_is_refused_whole(learned: Any) -> None:
+    _, model = learned
+    learner = make(PPO)
+    learner.take_snapshot(model)
+    before = learner._dynamics.tensors()
+    name = max(model.tensors, key=lambda name: model.tensors[name].size)
+    other = {key: value + 1.0 for key, value in model.tensors.items()}
+    for tensors in ({key: value for key, value in other.items() if key != name},
+                    {**other, name: other[name][:1]}, {**other, 'more': other[name]}):
+        with pytest.raises(SnapshotError, match='tensor .* has shape .*, expected'):
+            learner.take_snapshot(Snapshot('model', Version(9, 0), model.architecture, tensors))
+    assert learner.model_version == model.version
+    for key, value in learner._dynamics.tensors().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_me_ppo_demands_the_squash_that_it_trains_with() -> None:
+    with pytest.raises(ConfigError, match="me_ppo .* expected 'clip', got 'tanh'"):
+        make(PPO, TANH)
+    make(SVG, CLIP)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:

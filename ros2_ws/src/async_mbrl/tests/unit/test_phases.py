@@ -84,6 +84,46 @@ def test_whole_course() -> None:
     assert run.sequence.phase == Phase.DONE
 
 
+def test_evaluation_begins_anew_when_a_restarted_learner_hands_out_its_policy_again() -> None:
+    run = Run()
+    run.learn()
+    run.finish(rig.VERSION)
+    command = run.advance()
+    assert command is not None
+    run.execute(command)
+    command = run.advance()
+    assert command is not None
+    again = Version(rig.VERSION.incarnation + 1, 0)
+    run.see(learners={**run.seen.learners, 'policy_learner': LearnerView(False, again)})
+    run.execute(command, abort_at=-1)   # the controller has the pinned version no more
+    assert run.sequence.evaluation_aborted == 1
+    run.controller = dataclasses.replace(run.controller, policy_version=again)
+    assert run.advance() is None and run.sequence.phase == Phase.FINISHING
+    run.finish(again)
+    run.clock.time_s += 1.1
+    for _ in range(2):
+        command = run.advance()
+        assert command is not None and command.policy_version == again
+        run.execute(command, version=again)
+    assert run.advance() is None and run.sequence.complete
+    assert [result.policy_version for result in run.sequence.evaluation] == [again] * 2
+    assert run.sequence.evaluation_aborted == 0 and run.sequence.phase == Phase.EVALUATING
+
+
+def test_policy_that_never_stays_the_same_ends_the_evaluation() -> None:
+    run = Run()
+    run.learn()
+    for counter in range(5):
+        version = Version(3, counter)
+        run.finish(version)
+        run.controller = dataclasses.replace(run.controller, policy_version=version)
+        command = run.advance()
+        assert command is not None and command.policy_version == version
+        run.execute(command, abort_at=-1)
+        run.clock.time_s += 1.1
+    assert run.sequence.phase == Phase.FAILED
+
+
 def test_next_command_comes_at_once_when_an_episode_ends() -> None:
     run = Run()
     first = run.advance()

@@ -18,7 +18,7 @@ from async_mbrl.reporting import outcome
 from async_mbrl.reporting.animation import encode, side_by_side
 from async_mbrl.reporting.figures import read_metrics, save_overview, series
 from async_mbrl.reporting.report import page, write_report
-from async_mbrl.reporting.tensorboard import ScalarWriter, scalars
+from async_mbrl.reporting.tensorboard import ScalarWriter, rewrite_scalars, scalars
 
 SUMMARY: dict[str, Any] = {
     'task': 'reach', 'motion_time_s': 60.0, 'robot_time_s': 136.0, 'wall_time_s': 137.0,
@@ -110,6 +110,20 @@ def test_scalars_are_written_once(folder: RunFolder) -> None:
     losses = events.Scalars('model_learner/validation_loss')
     assert len(losses) == 50 and (losses[3].step, losses[3].value) == (30, 0.25)
     assert events.Scalars('episodes')[0].step == 500
+
+
+def test_scalars_are_made_anew(folder: RunFolder) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    old = folder.root / 'tensorboard' / 'events.out.tfevents.old'
+    old.parent.mkdir()
+    old.write_bytes(b'of another time')
+    assert rewrite_scalars(folder) == 50
+    assert not old.exists()
+    events = EventAccumulator(str(old.parent)).Reload()
+    assert len(events.Scalars('model_learner/validation_loss')) == 50
+    assert sorted(path.name for path in folder.root.iterdir()) == [
+        'metrics.jsonl', 'summary.json', 'tensorboard']
 
 
 def test_summary_is_extended_and_damage_is_said(folder: RunFolder,

@@ -13,12 +13,13 @@ import collection_rig as rig
 import pytest
 
 from async_mbrl.collection.account import Account, PolicyLag
-from async_mbrl.collection.collector import CollectionConfig, Collector
+from async_mbrl.collection.collector import CollectionConfig, Collector, EpisodeResult
 from async_mbrl.collection.metrics import MetricsFile, metrics_record
-from async_mbrl.collection.phases import RunSequence
+from async_mbrl.collection.phases import Phase, RunSequence
 from async_mbrl.collection.summary import RunFacts, build_summary, write_summary
 from async_mbrl.core.run import RunFolder
 from async_mbrl.core.snapshot import Version
+from async_mbrl.core.transition import Mode
 
 FACTS = RunFacts('reach', 'arm7', 'me_ppo', 3, 'jazzy', 'rmw_fastrtps_cpp', 'done', '', 10.5,
                  'true_positions')
@@ -63,7 +64,7 @@ def learner(name: str, **changes: Any) -> SimpleNamespace:
         'next_transition', 'transitions_recovered', 'updates', 'updates_in_motion',
         'transition_latency_p50_ms', 'transition_latency_p99_ms', 'first_use_latency_p50_ms',
         'first_use_latency_p99_ms'), 4)
-    return SimpleNamespace(**{**numbers, 'name': name, 'reason': '', 'epochs': 1.5,
+    return SimpleNamespace(**{**numbers, 'name': name, 'session': 'a', 'reason': '', 'epochs': 1.5,
                               'version': version(1, 7), 'running_s': 10.0, 'waiting_s': 2.5,
                               'metric_names': ['validation_loss'], 'metric_values': [0.25],
                               **changes})
@@ -93,6 +94,7 @@ def test_empty_run_has_all_keys_and_invents_nothing() -> None:
 
 def test_summary_of_a_run() -> None:
     collector, account = collected(), Account()
+    account.heard_phase(Phase.LEARNING)
     account.heard_controller(controller(interventions=5))
     account.heard_controller(controller(interventions=2))   # restarted meanwhile
     account.heard_bridge(SimpleNamespace(
@@ -100,7 +102,10 @@ def test_summary_of_a_run() -> None:
         command_gap_p99_ms=2.1, command_gap_p999_ms=2.2, command_gap_max_ms=3.0))
     account.heard_learner(learner('model_learner', transition_latency_p99_ms=9), 0.0)
     account.heard_learner(learner('policy_learner', next_transition=3), 0.0)
-    account.heard_learner(learner('policy_learner', next_transition=3, version=version(2, 1)), 1.0)
+    account.heard_learner(learner('policy_learner', session='b', next_transition=3, running_s=5.0,
+                                  waiting_s=5.0, version=version(2, 1)), 1.0)
+    account.heard_phase(Phase.EVALUATING)
+    account.heard_controller(controller(interventions=3, ticks=9, jitter_max_ms=50))
     command = collector.evaluation_command(1, rig.VERSION)
     collector.commanded(command, 0.0)
     results = [taken.result for event in rig.episode(rig.task(), command, at_goal=True)
@@ -108,15 +113,18 @@ def test_summary_of_a_run() -> None:
     summary = build_summary(FACTS, collector, account, results)
     assert summary['transitions'] == {
         'collected': 4, 'model_learner': 4, 'policy_learner': 3, 'lost': 1, 'outstanding': None,
-        'recovered': {'model_learner': 4, 'policy_learner': 4}}
-    assert summary['safety']['interventions'] == 7
+        'recovered': {'model_learner': 4, 'policy_learner': 8}}
+    assert summary['updates_during_motion'] == {'model_learner': 4, 'policy_learner': 8}
+    assert summary['control']['ticks'] == 1 and summary['control']['jitter_ms']['max'] == 1
+    assert summary['control']['command_gap_ms']['max'] == 3.0
+    assert summary['safety']['interventions'] == 8
     assert summary['safety']['limit_violations_sent'] == 0
     assert summary['policy']['versions_published'] == 8 + 2
     assert summary['model'] == {'updates': 4, 'epochs': 1.5, 'validation_loss': 0.25}
-    assert summary['waiting_share'] == {'model_learner': 0.25, 'policy_learner': 0.25}
+    assert summary['waiting_share'] == {'model_learner': 0.25, 'policy_learner': 0.5}
     assert summary['latency_ms']['transition_to_learner']['p99'] == 9
     live = summary['evaluation']['live']
-    assert live['episodes'] == 1 and live['success_rate'] == 1.0
+    assert live['episodes'] == 1 and live['success_rate'] == 1.0 and live['aborted'] == 0
     assert live['policy_version'] == '1.4' and live['judged_by'] == 'true_positions'
     assert summary['data_time_ratio'] == pytest.approx(10.5 / collector.robot_time_s)
 
@@ -124,9 +132,22 @@ def test_summary_of_a_run() -> None:
 def test_what_an_interrupted_run_has_not_confirmed_is_not_called_lost() -> None:
     account = Account()
     account.heard_learner(learner('model_learner', next_transition=3), 0.0)
-    facts = dataclasses.replace(FACTS, phase='interrupted')
-    transitions = build_summary(facts, collected(), account, [])['transitions']
-    assert transitions['lost'] is None and transitions['outstanding'] == 1
+    for phase, received, missing, lost, outstanding in (
+            ('learning', 3, 0, 0, 1), ('failed', 3, 0, 1, None), ('failed', 3, 2, 3, None),
+            ('done', 9, 0, 0, None)):
+        account.heard_learner(learner('model_learner', next_transition=received), 0.0)
+        facts = dataclasses.replace(FACTS, phase=phase, numbers_missing=missing)
+        transitions = build_summary(facts, collected(), account, [])['transitions']
+        assert (transitions['lost'], transitions['outstanding']) == (lost, outstanding)
+
+
+def test_aborted_evaluation_episodes_are_counted_as_no_success() -> None:
+    result = EpisodeResult(0, Mode.EVALUATION, 4, 1.0, 0.01, True, rig.VERSION)
+    facts = dataclasses.replace(FACTS, evaluation_aborted=1)
+    live = build_summary(facts, collected(), Account(), [result])['evaluation']['live']
+    assert (live['episodes'], live['aborted'], live['success_rate']) == (1, 1, 0.5)
+    live = build_summary(facts, collected(), Account(), [])['evaluation']['live']
+    assert live['aborted'] == 1 and live['final_distance_m']['median'] is None
 
 
 def test_summary_file_is_json_and_keeps_counted_restarts(tmp_path: Path) -> None:

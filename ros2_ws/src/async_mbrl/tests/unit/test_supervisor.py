@@ -143,20 +143,66 @@ def test_what_does_not_end_is_killed_in_time_and_named(world: World) -> None:
     world.run(4.5)
     assert world.supervisor.state is State.ENDED
     asked = {name: when - begun for name, what, when in world.signals if what == 'SIGINT'}
-    assert asked['controller'] < asked['guard'] < asked['sim_bridge'] < 4.0
-    killed = {name for name, what, _ in world.signals if what == 'SIGKILL'}
-    assert killed == {'model_learner', 'controller'}
+    assert asked['controller'] < asked['guard'] <= asked['sim_bridge'] < 4.5
+    killed = {name: when - begun for name, what, when in world.signals if what == 'SIGKILL'}
+    assert set(killed) == {'model_learner', 'controller'}
+    assert killed['controller'] < 4.0
+    assert asked['guard'] - killed['controller'] >= 0.3 - 1e-6
     assert any('controller, model_learner did not end within 4 s: killed' in line
                for line in world.said)
 
 
-def test_a_second_interruption_kills_at_once(world: World) -> None:
+def test_a_learner_is_not_started_again_once_the_run_is_over(world: World) -> None:
+    world.supervisor.over = True
+    world.processes['model_learner'].status = 0
+    world.run(2.0)
+    assert not world.supervisor.respawns and world.supervisor.state is State.RUNNING
+
+
+def test_guard_outlives_a_controller_that_is_killed(world: World) -> None:
+    for process in world.processes.values():
+        process.obeys = False
+    begun = world.now
+    world.supervisor.stop('interrupted', 130, world.now)
+    world.run(1.0)
+    assert world.supervisor.state is State.STOPPING
+    again = world.now
+    world.supervisor.stop('interrupted', 130, world.now)
+    world.run(0.6)
+    assert world.supervisor.state is State.ENDED
+    killed = {name: when for name, what, when in world.signals if what == 'SIGKILL'}
+    assert killed['controller'] == killed['robot_interface'] == again
+    assert again + 0.3 <= killed['guard'] + 1e-6 and killed['guard'] == killed['sim_bridge']
+    assert killed['sim_bridge'] - begun < 1.6
+
+
+def test_nothing_runs_longer_than_five_seconds_after_the_request(world: World) -> None:
     for process in world.processes.values():
         process.obeys = False
     world.supervisor.stop('interrupted', 130, world.now)
-    world.supervisor.stop('interrupted', 130, world.now)
-    world.run(0.1)
+    world.run(4.8)
     assert world.supervisor.state is State.ENDED
+
+
+def test_guard_goes_on_for_a_moment_after_the_controller_died(world: World) -> None:
+    world.run(1.0)
+    world.processes['controller'].status = -9
+    died = world.now
+    world.run(2.0)
+    asked = {name: when - died for name, what, when in world.signals if what == 'SIGINT'}
+    assert asked['robot_interface'] < 0.1 and asked['guard'] >= 0.3 - 1e-6
+    assert (world.supervisor.state, world.supervisor.status) == (State.ENDED, 1)
+
+
+def test_a_learner_that_has_finished_is_not_started_again(world: World) -> None:
+    world.supervisor.heartbeat('policy_learner', world.now, finished=True)
+    world.supervisor.heartbeat('policy_learner', world.now)
+    world.processes['policy_learner'].status = -9
+    world.run(2.0, beating=False)
+    assert world.supervisor.state is State.RUNNING
+    assert not world.supervisor.respawns
+    assert [name for name, _ in world.started].count('policy_learner') == 1
+    assert any('had nothing left to do' in line for line in world.said)
 
 
 def test_a_complete_run_ends_with_status_0(world: World) -> None:

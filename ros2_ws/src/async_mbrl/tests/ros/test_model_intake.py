@@ -1,0 +1,98 @@
+"""Models on their way in: from one publisher only, whole, and refused with a reason."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from rclpy.serialization import serialize_message
+
+from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
+from async_mbrl.ros import model_intake
+from async_mbrl.ros.convert import snapshot_to_messages
+from async_mbrl.ros.model_intake import ModelIntake
+
+ARCHITECTURE = {'type': 'any'}
+SIZE = 400_000
+
+
+class Stand:
+    """Stands in for the node: keeps the callback and what was said."""
+
+    def __init__(self) -> None:
+        self.publishers = 1
+        self.said: list[str] = []
+        self.receive: Callable[[bytes], None] = lambda _: None
+        self.topic_name = 'model_parameters'
+
+    def create_subscription(self, _type: type, _topic: str, callback: Any, *_: Any,
+                            **_more: Any) -> Stand:
+        self.receive = callback
+        return self
+
+    def count_publishers(self, _topic: str) -> int:
+        return self.publishers
+
+    def get_logger(self) -> Stand:
+        return self
+
+    def warning(self, text: str, **_more: Any) -> None:
+        self.said.append(text)
+
+
+def parts(version: Version, publisher: str) -> list[bytes]:
+    snapshot = Snapshot('model', version, ARCHITECTURE,
+                        {'weight': np.full(SIZE // 4, float(version.counter), np.float32)})
+    return [serialize_message(message)
+            for message in snapshot_to_messages(snapshot, publisher, Time())]
+
+
+def test_models_of_a_second_publisher_are_refused_until_the_first_is_gone(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    stand, taken, arrivals = Stand(), [], []
+    intake = ModelIntake(stand, ARCHITECTURE, SIZE, lambda model: taken.append(model.version))
+    intake.subscribe(lambda: arrivals.append(1))
+    now_s = 100.0
+    monkeypatch.setattr(model_intake.time, 'monotonic', lambda: now_s)
+    for part in parts(Version(1, 3), 'a'):
+        stand.receive(part)
+    intake.take_arrived()
+    assert taken == [(1, 3)] and len(arrivals) == 2
+
+    # Both at once, their parts in turn: each is put together for itself.
+    stand.publishers = 2
+    for pair in zip(parts(Version(2, 0), 'b'), parts(Version(1, 4), 'a'), strict=True):
+        for part in pair:
+            stand.receive(part)
+    intake.take_arrived()
+    assert taken == [(1, 3), (1, 4)] and intake.refused == 1 and 'still lives' in stand.said[-1]
+    for part in parts(Version(1, 9), 'c'):
+        stand.receive(part)
+    intake.take_arrived()
+    assert intake.refused == 2 and 'in the incarnation of a' in stand.said[-1]
+
+    stand.publishers = 1
+    intake.take_arrived()   # the one that had to wait
+    intake.take_arrived()
+    assert taken == [(1, 3), (1, 4), (2, 0)] and intake.refused == 2
+
+
+def test_a_model_that_the_learner_does_not_take_is_counted() -> None:
+    stand, calls = Stand(), itertools.count()
+
+    def take(model: Snapshot) -> None:
+        if next(calls) == 0:
+            raise SnapshotError(f'model {model.version}: tensor weight is missing')
+
+    intake = ModelIntake(stand, ARCHITECTURE, SIZE, take)
+    intake.subscribe(lambda: None)
+    for counter in range(2):
+        for part in parts(Version(1, counter), 'a'):
+            stand.receive(part)
+    intake.take_arrived()
+    assert intake.refused == 1 and next(calls) == 2
+    assert 'tensor weight is missing' in stand.said[0]
