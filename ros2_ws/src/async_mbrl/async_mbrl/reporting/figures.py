@@ -134,7 +134,7 @@ def draw_success(axes: Axes, summary: Mapping[str, Any], metrics: Metrics,
     axes.axhline(100 * composition.task.success_rate, color=GREY, linestyle=':', linewidth=1.2,
                  label=f'criterion, {composition.task.success_rate:.0%}')
     axes.set(xlabel=_TIME, ylabel='goals reached, %', ylim=(-2, 102))
-    axes.legend(loc='upper left')
+    axes.legend(loc='lower right')
     return True
 
 
