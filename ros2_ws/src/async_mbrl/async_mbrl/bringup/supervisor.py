@@ -14,6 +14,9 @@ from typing import Protocol
 
 from async_mbrl.bringup.graph import NodeDescription
 
+REPEAT_S = 0.5
+"""Signals that follow the first one within this time are the same wish to stop, s."""
+
 CONFIG_STATUS = 2
 """Exit status of a node, and of the command, for a configuration that does not fit."""
 
@@ -149,6 +152,9 @@ class Supervisor:
         Guard and driver are not killed at once: they hold the arm when the controller is gone.
         """
         if self.state is State.STOPPING and status >= 128:
+            # One Ctrl-C may arrive as several signals, for example through a parent process.
+            if now - self._stop_s < REPEAT_S:
+                return
             self._hurried, self._free_s = True, now + self._settings.hold_s
             self._kill('asked twice', holding=False)
         if self.state is not State.RUNNING:

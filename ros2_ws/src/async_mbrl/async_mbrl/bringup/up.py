@@ -226,8 +226,9 @@ def _finish(run: OpenRun, options: UpOptions, supervisor: Supervisor, before: Wr
             missing += f'; no recording, make it with: async-mbrl record {folder.root}'
         state = f'its files are in {folder.root}{missing}' if missing else (
             f'its files are complete in {folder.root}')
-        print(f'error: run ended: {reason}; {state}; resume it with --run-dir {folder.root}',
-              file=sys.stderr, flush=True)
+        said = reason if status >= 128 else f'error: run ended: {reason}'
+        print(f'{said}; {state}; resume it with --run-dir {folder.root}', file=sys.stderr,
+              flush=True)
         return status
     from async_mbrl.reporting.closing import close_run  # slow to load, and Ctrl-C is to be quick
 

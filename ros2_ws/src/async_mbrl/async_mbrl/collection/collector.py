@@ -96,7 +96,7 @@ class Collector:
         episodes: learning episodes that ran to their end.
         attempts: learning episodes commanded, which is the number of the next one.
         evaluation_attempts: the same of evaluation episodes.
-        resets: moves to a start pose between the first and the last transition.
+        resets: completed moves to a start pose between the first and the last transition.
         learning_curve: [robot_time_s, return_mean, success_rate] after each whole learning
             episode, over the last ``RECENT`` of them.
         collection_time_s: robot time from the first learning step to the last transition, s; time
@@ -203,8 +203,6 @@ class Collector:
             if self._begun and self._since is None:
                 self._since = now_s
             self.attempts = command.episode + 1
-            if self.transitions:
-                self._unconfirmed_resets += 1
         else:
             self.evaluation_attempts = command.episode + 1
 
@@ -230,6 +228,9 @@ class Collector:
         if learning:
             self._last_event = now_s
         if step.kind == StepKind.MOVE_DONE:
+            # A move that was broken off is no reset: its time counts as run time alone.
+            if learning and self.transitions:
+                self._unconfirmed_resets += 1
             return Taken()
         transitions: tuple[Transition, ...] = ()
         if episode.pending is not None and self._follows(episode.pending, step):

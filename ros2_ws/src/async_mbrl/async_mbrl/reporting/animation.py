@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from async_mbrl.bringup.compose import Composition
-from async_mbrl.core.config import ConfigError
+from async_mbrl.core.config import ConfigError, look_up
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.run import RunFolder
 from async_mbrl.core.snapshot import SnapshotError
-from async_mbrl.reporting.outcome import EVALUATION_SEED, read_snapshot
+from async_mbrl.reporting.outcome import EVALUATION_SEED, read_snapshot, read_summary
 from async_mbrl.reporting.report import ANIMATION
 
 FRAME_RATE_HZ = 12.5
@@ -54,9 +54,10 @@ def film(folder: RunFolder, composition: Composition,
     return shoot(folder.first_policy), shoot(folder.policy)
 
 
-def titles(composition: Composition) -> tuple[str, str]:
+def titles(folder: RunFolder) -> tuple[str, str]:
     """Give what stands over the pictures of the first and of the last policy."""
-    return 'before', f'after {composition.collection.motion_time_s:.0f} s of motion'
+    motion_s = look_up(read_summary(folder), 'motion_time_s')
+    return 'before', 'after' if motion_s is None else f'after {motion_s:.0f} s of motion'
 
 
 def stills(folder: RunFolder, composition: Composition) -> dict[str, np.ndarray]:
@@ -67,7 +68,7 @@ def stills(folder: RunFolder, composition: Composition) -> dict[str, np.ndarray]
         ConfigError: the run has not saved its policies, or they do not fit it.
     """
     films = film(folder, composition, 1)
-    return {title: one[-1] for title, one in zip(titles(composition), films, strict=True)}
+    return {title: one[-1] for title, one in zip(titles(folder), films, strict=True)}
 
 
 def write_animation(folder: RunFolder, composition: Composition) -> Path:
@@ -79,7 +80,7 @@ def write_animation(folder: RunFolder, composition: Composition) -> Path:
     """
     films = film(folder, composition, EPISODES)
     path = folder.root / ANIMATION
-    write_atomically(path, encode(side_by_side(*films, *titles(composition))))
+    write_atomically(path, encode(side_by_side(*films, *titles(folder))))
     return path
 
 

@@ -209,7 +209,8 @@ class RobotInterfaceBridge:
         self._advance()
         if self._ticks % STATUS_TICKS == 0:
             self.publish_status()
-        if self._ticks % METRICS_TICKS == 0:
+        # The first line at once: a disk that takes nothing is noticed before the arm moves.
+        if self._ticks % METRICS_TICKS == 1:
             self._write_metrics()
 
     def _listen(self) -> None:

@@ -61,8 +61,11 @@ def test_data_time_counts_resets_between_first_and_last_transition_only() -> Non
     assert collector.robot_time_s == pytest.approx(3 * episode_s + 2 * reset_s)
     # A robot that keeps to its configured times has a wall time equal to its data time.
     assert collector.collection_time_s == pytest.approx(collector.robot_time_s)
+    # A move that is broken off, here by a resumed run that orders another one, is no reset.
     collector.commanded(collector.learning_command(9), 1e3)
-    assert collector.robot_time_s == pytest.approx(3 * episode_s + 2 * reset_s)
+    collector.abandon()
+    run(collector, begin_s=1e3 + reset_s)
+    assert collector.robot_time_s == pytest.approx(4 * episode_s + 3 * reset_s)
 
 
 def test_learning_curve_averages_the_last_five_whole_episodes() -> None:

@@ -176,6 +176,16 @@ def test_guard_outlives_a_controller_that_is_killed(world: World) -> None:
     assert killed['sim_bridge'] - begun < 1.6
 
 
+def test_signals_of_one_ctrl_c_do_not_count_as_a_second_one(world: World) -> None:
+    for process in world.processes.values():
+        process.obeys = False
+    world.supervisor.stop('interrupted', 130, world.now)
+    world.run(0.2)
+    world.supervisor.stop('interrupted', 130, world.now)
+    world.run(0.2)
+    assert not [name for name, what, _ in world.signals if what == 'SIGKILL']
+
+
 def test_nothing_runs_longer_than_five_seconds_after_the_request(world: World) -> None:
     for process in world.processes.values():
         process.obeys = False
