@@ -17,7 +17,7 @@ from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
-from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles, SurplusError
+from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles
 from async_mbrl.ros.params import config_from_parameters
 from async_mbrl.ros.run import run_node
 from async_mbrl.tasks import TaskConfig, make_task
@@ -66,10 +66,7 @@ def spin(node: Node) -> None:
         ConfigError: the checkpoint does not fit the run.
     """
     assert isinstance(node, ModelLearnerNode)
-    try:
-        node.bridge.run()
-    except SurplusError as error:
-        raise ConfigError(str(error)) from None
+    node.bridge.run()
 
 
 def main() -> None:

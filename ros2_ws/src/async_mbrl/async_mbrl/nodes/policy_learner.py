@@ -18,7 +18,7 @@ from async_mbrl.learning.config import ExplorationConfig, MePpoConfig, ModelConf
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.policy_learner import PolicyLearner
-from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles, SurplusError
+from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles
 from async_mbrl.ros.model_intake import ModelIntake
 from async_mbrl.ros.params import config_from_parameters, peek
 from async_mbrl.ros.run import run_node
@@ -96,10 +96,7 @@ def spin(node: Node) -> None:
         ConfigError: the checkpoint does not fit the run.
     """
     assert isinstance(node, PolicyLearnerNode)
-    try:
-        node.bridge.run()
-    except SurplusError as error:
-        raise ConfigError(str(error)) from None
+    node.bridge.run()
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from async_mbrl.core import snapshot as snapshots
+from async_mbrl.core.config import ConfigError
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot
 from async_mbrl.learning.learner import Learner
@@ -72,7 +73,7 @@ class LearnerFiles:
     newest_snapshot: Path | None = None
 
 
-class SurplusError(RuntimeError):
+class SurplusError(ConfigError):
     """A checkpoint holds transitions that the run does not have; the message says what to do."""
 
 
