@@ -62,8 +62,8 @@ workspace_inputs() {
   # Contents of what is compiled or decides what is installed; of the installed assets only the
   # names, for symbolic links already lead to their contents.
   mapfile -t files < <(
-    find "$sources/async_mbrl_interfaces" "$sources/async_mbrl"/{package.xml,setup.py,setup.cfg} \
-      -type f | LC_ALL=C sort)
+    find "$workspace/standins" "$sources/async_mbrl_interfaces" \
+      "$sources/async_mbrl"/{package.xml,setup.py,setup.cfg} -type f | LC_ALL=C sort)
   { cat "$packages_stamp"
     hash_files "${files[@]}"
     find "$sources/async_mbrl"/{launch,config,sim} -type f 2>/dev/null | LC_ALL=C sort; } \
@@ -243,8 +243,19 @@ if ! workspace_current; then
     if [[ $ros == wheels ]]; then
       export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
     fi
+    # Message packages that this ROS lacks; see standins/README.md.
+    paths=(src)
+    for package in standins/*/package.xml; do
+      name=$(basename "$(dirname "$package")")
+      found=
+      IFS=: read -ra prefixes <<< "$AMENT_PREFIX_PATH"
+      for prefix in "${prefixes[@]}"; do
+        [[ -e $prefix/share/ament_index/resource_index/packages/$name ]] && found=1
+      done
+      [[ -n $found ]] || paths+=("standins/$name")
+    done
     logged python -c 'import sys; from colcon_core.command import main; sys.exit(main())' \
-      --log-base log build --symlink-install --base-paths src --build-base build \
+      --log-base log build --symlink-install --base-paths "${paths[@]}" --build-base build \
       --install-base install --event-handlers console_direct+ \
       --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
       "-DPython3_EXECUTABLE=$venv/bin/python"

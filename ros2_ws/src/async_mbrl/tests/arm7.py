@@ -35,9 +35,9 @@ def ideal_plant(**changes: Any) -> PlantConfig:
 def robot(**changes: Any) -> RobotConfig:
     """The robot of the files, changed."""
     mapping = read_yaml(CONFIG / 'robots/arm7.yaml')
-    model = load_model(find_model(plant().model))
+    model = load_model(find_model(mapping['model']))
     mapping['kinematics'] = to_mapping(
-        kinematics_from_model(model, mapping['joint_names'], plant().tool_sites))
+        kinematics_from_model(model, mapping['joint_names'], mapping['tool_sites']))
     return dataclasses.replace(load(RobotConfig, mapping), **changes)
 
 

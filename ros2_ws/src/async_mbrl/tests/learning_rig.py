@@ -16,7 +16,11 @@ ROBOT: dict[str, Any] = {
     'action_scale': [1.0, 1.0], 'home': [0.3, -0.6], 'control_rate_hz': 100.0,
     'gravity_compensated': True, 'state_timeout_s': 0.05,
     'limits': {'position_lower': [-3.0, -3.0], 'position_upper': [3.0, 3.0],
-               'velocity': [5.0, 5.0], 'effort': [2.0, 2.0], 'braking_acceleration': [50.0, 50.0]},
+               'velocity': [5.0, 5.0], 'acceleration': [100.0, 100.0], 'jerk': [1e4, 1e4],
+               'effort': [2.0, 2.0], 'effort_rate': [200.0, 200.0],
+               'braking_acceleration': [50.0, 50.0]},
+    'model': '', 'workspace': {'lower': [-2.0, -2.0, -1.0], 'upper': [2.0, 2.0, 1.0],
+                               'minimum_height_m': -1.0, 'braking_acceleration': 5.0},
     'move': {'stiffness': [10.0, 10.0], 'damping': [2.0, 2.0], 'velocity': [1.0, 1.0]},
     'kinematics': {
         'joint_positions': [0.0, 0.0, 0.5, 0.3, 0.0, 0.0],

@@ -13,6 +13,7 @@ import yaml
 from async_mbrl.bringup import resources
 from async_mbrl.bringup.arguments import SCHEDULES, RunRequest, default
 from async_mbrl.collection.collector import CollectionConfig
+from async_mbrl.control.settings import ControllerSettings
 from async_mbrl.control.watchdog import GuardSettings
 from async_mbrl.core.config import ConfigError, load, read_yaml, to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig
@@ -27,8 +28,8 @@ from async_mbrl.learning.config import (
 from async_mbrl.simulation.config import PlantConfig
 from async_mbrl.tasks import TaskConfig, make_task
 
-SECTIONS = ('run', 'robot', 'plant', 'task', 'collection', 'guard', 'model', 'network',
-            'exploration', 'improvement')
+SECTIONS = ('run', 'robot', 'plant', 'task', 'collection', 'controller', 'guard', 'model',
+            'network', 'exploration', 'improvement')
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Composition:
     plant: PlantConfig
     task: TaskConfig
     collection: CollectionConfig
+    controller: ControllerSettings
     guard: GuardSettings
     model: ModelConfig
     network: PolicyNetworkConfig
@@ -91,6 +93,7 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
             if request.real_time_factor is None else request.real_time_factor},
         'collection': {'motion_time_s': float(default('motion_time')) if motion_time is None
                        else motion_time},
+        'controller': {},
         'guard': {},
     }
     for section, file in files.items():
@@ -198,13 +201,12 @@ def _add_kinematics(mapping: dict[str, Any], origin: Mapping[str, str]) -> None:
     from async_mbrl.simulation.model import find_model, kinematics_from_model, load_model
 
     robot = mapping['robot']
-    plant = _load(PlantConfig, mapping, 'plant', origin)
     names = robot.get('joint_names')
     if 'kinematics' in robot or not isinstance(names, list):
         return
-    model = load_model(find_model(plant.model))
+    model = load_model(find_model(robot['model']))
     robot['kinematics'] = to_mapping(
-        kinematics_from_model(model, tuple(names), plant.tool_sites))
+        kinematics_from_model(model, tuple(names), tuple(robot.get('tool_sites', ()))))
 
 
 def _checked(mapping: Mapping[str, Any], schedule: str, origin: Mapping[str, str]) -> Composition:
@@ -220,6 +222,7 @@ def _checked(mapping: Mapping[str, Any], schedule: str, origin: Mapping[str, str
         plant=_load(PlantConfig, mapping, 'plant', origin),
         task=_load(TaskConfig, mapping, 'task', origin),
         collection=_load(CollectionConfig, mapping, 'collection', origin),
+        controller=_load(ControllerSettings, mapping, 'controller', origin),
         guard=_load(GuardSettings, mapping, 'guard', origin),
         model=_load(ModelConfig, mapping, 'model', origin),
         network=_load(PolicyNetworkConfig, mapping, 'network', origin),
@@ -232,7 +235,7 @@ def _checked(mapping: Mapping[str, Any], schedule: str, origin: Mapping[str, str
     except ConfigError as error:
         where = f' (in {origin["network"]})' if 'network' in origin else ''
         raise ConfigError(f'{error}{where}') from None
-    model = load_model(find_model(composition.plant.model))
+    model = load_model(find_model(composition.robot.model))
     try:
         check_model(model, composition.robot)
     except ConfigError as error:

@@ -57,7 +57,8 @@ def describe(composition: Composition) -> tuple[NodeDescription, ...]:
     if composition.run.real_time_factor != 1.0:
         shared['use_sim_time'] = True  # type: ignore[assignment]
     parts = {name: to_mapping(getattr(composition, name)) for name in (
-        'plant', 'task', 'collection', 'guard', 'model', 'network', 'exploration', 'improvement')}
+        'plant', 'task', 'collection', 'controller', 'guard', 'model', 'network', 'exploration',
+        'improvement')}
 
     def node(name: str, *sections: str, required: bool = True, stop_stage: int) -> NodeDescription:
         return NodeDescription(
@@ -68,7 +69,7 @@ def describe(composition: Composition) -> tuple[NodeDescription, ...]:
     return (
         node('sim_bridge', 'plant', stop_stage=3),
         node('guard', 'guard', stop_stage=2),
-        node('controller', 'task', 'network', stop_stage=1),
+        node('controller', 'task', 'network', 'controller', stop_stage=1),
         node('robot_interface', 'task', 'collection', stop_stage=0),
         node('model_learner', 'task', 'model', required=False, stop_stage=0),
         node('policy_learner', 'task', 'model', 'network', 'exploration', 'improvement',

@@ -16,6 +16,25 @@ from async_mbrl.tasks import TaskConfig, make_task
 
 
 @dataclass(frozen=True)
+class ControllerSettings:
+    """What the controller watches besides the robot, and what it does about it."""
+
+    policy_age_warning_s: float = param('age of the policy in use at which it is reported, s', 60.0,
+                                        minimum=0.1)
+    policy_age_limit_s: float = param(
+        'age of the policy in use at which the arm is held until a newer one comes, s; 0: go on '
+        'with the last good policy', 0.0, minimum=0.0)
+    learner_timeout_s: float = param(
+        'silence of the policy learner that is reported, s', 5.0, minimum=1.0)
+    hold_without_learner: bool = param(
+        'hold the arm while the policy learner is silent, instead of going on with its last policy',
+        False)
+    robot_interface_timeout_s: float = param(
+        'silence of a robot_interface that still exists after which the arm is held, s', 2.0,
+        minimum=0.6)
+
+
+@dataclass(frozen=True)
 class LoopSettings:
     """Settings of the control loop, as handed to its process."""
 

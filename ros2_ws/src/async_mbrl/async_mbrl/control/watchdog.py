@@ -17,6 +17,9 @@ class GuardSettings:
         minimum=0.03, maximum=0.1)
     rate_hz: float = param('rate of the safe command while guard acts, Hz', 100.0, minimum=20.0,
                            maximum=1000.0)
+    latch: bool = param(
+        'once guard has acted, the controller stays in fault until that is cleared; otherwise it '
+        'goes on when a mere stall is over', False)
 
 
 class Heartbeat(enum.IntEnum):

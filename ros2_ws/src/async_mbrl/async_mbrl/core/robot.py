@@ -18,11 +18,41 @@ class JointLimits:
     position_lower: tuple[float, ...] = param('least joint positions, rad')
     position_upper: tuple[float, ...] = param('greatest joint positions, rad')
     velocity: tuple[float, ...] = param('greatest joint speeds, rad/s, above 0', minimum=0.0)
+    acceleration: tuple[float, ...] = param('greatest joint accelerations, rad/s^2, above 0',
+                                            minimum=0.0)
+    jerk: tuple[float, ...] = param('greatest joint jerks, rad/s^3, above 0', minimum=0.0)
     effort: tuple[float, ...] = param('greatest torques sent to the robot, N m, above 0',
                                       minimum=0.0)
+    effort_rate: tuple[float, ...] = param('fastest change of torques sent, N m/s, above 0',
+                                           minimum=0.0)
     braking_acceleration: tuple[float, ...] = param(
         'deceleration that the joint reaches under its greatest torque, rad/s^2, above 0',
         minimum=0.0)
+
+
+@dataclass(frozen=True)
+class WorkspaceLimits:
+    """Where the tool points may be, in the base frame. None of it has a default."""
+
+    lower: tuple[float, ...] = param('least x, y, z of the tool points, m')
+    upper: tuple[float, ...] = param('greatest x, y, z of the tool points, m')
+    minimum_height_m: float = param('least z of the tool points, m; e.g. of a table and a margin')
+    braking_acceleration: float = param(
+        'deceleration of the tool that the arm reaches anywhere in the box, m/s^2, above 0',
+        minimum=0.0)
+
+    def __post_init__(self) -> None:
+        if len(self.lower) != 3 or len(self.upper) != 3:
+            raise ConfigError('workspace: lower and upper take 3 numbers each: x, y, z')
+        for axis, low, high in zip('xyz', self.lower, self.upper, strict=True):
+            if low >= high:
+                raise ConfigError(f'workspace.lower: {low} of {axis} is not below upper {high}')
+        if self.minimum_height_m >= self.upper[2]:
+            raise ConfigError(f'workspace.minimum_height_m: {self.minimum_height_m} is not below '
+                              f'upper z {self.upper[2]}')
+        if not self.braking_acceleration > 0.0:
+            raise ConfigError('workspace.braking_acceleration: '
+                              f'{self.braking_acceleration} is not above 0')
 
 
 @dataclass(frozen=True)
@@ -51,16 +81,44 @@ class RobotConfig:
     gravity_compensated: bool = param('effort 0 keeps the arm where it is')
     state_timeout_s: float = param('age of joint states at which the arm is stopped, s',
                                    minimum=0.005, maximum=0.1)
+    model: str = param('MJCF or URDF of the arm, for kinematics, collisions and simulation: a name '
+                       'in the sim/ folder of the package, or a path')
     limits: JointLimits = param('limits that no command may pass')
+    workspace: WorkspaceLimits = param('where the tool may be')
     move: MoveGains = param('how moves to a start pose are made')
     kinematics: KinematicChain = param('table for forward kinematics')
+    tool_sites: tuple[str, ...] = param('sites of the model that are the tool points, MJCF only',
+                                        ())
+    tool_link: str = param('link that the tool points are fixed to, where there are no sites', '')
+    tool_points: tuple[float, ...] = param('(points, 3) tool points in the frame of tool_link, m',
+                                           ())
+    base_frame: str = param('tf frame of the base of the arm', 'base_link')
+    policy_blend_s: float = param('time over which a new policy takes over, s', 0.2, minimum=0.0,
+                                  maximum=5.0)
     joint_states_topic: str = param('sensor_msgs/JointState from the driver', 'joint_states')
-    commands_topic: str = param('std_msgs/Float64MultiArray to the driver', 'commands')
+    commands_topic: str = param('topic on which the driver takes commands', 'commands')
+    command_adapter: str = param(
+        'forward: std_msgs/Float64MultiArray, as forward command and joint group controllers take; '
+        'joint_trajectory: trajectory_msgs/JointTrajectory of one point, streamed, as the '
+        'JointTrajectoryController takes, position interface only', 'forward',
+        choices=('forward', 'joint_trajectory'))
+    command_joint_names: tuple[str, ...] = param(
+        'joints in the order in which the driver takes them; empty: that of joint_names', ())
+    trajectory_rate_hz: float = param('points streamed a second by joint_trajectory, Hz', 100.0,
+                                      minimum=10.0, maximum=1000.0)
+    trajectory_horizon_s: float = param('time from now at which a streamed point is to be reached, '
+                                        's', 0.03, minimum=0.002, maximum=1.0)
+    controller_manager: str = param('name of the controller_manager of ros2_control, e.g. '
+                                    '/controller_manager; empty: there is none', '')
+    controllers: tuple[str, ...] = param('ros2_control controllers that take our commands', ())
+    other_controllers: tuple[str, ...] = param(
+        'ros2_control controllers that use the same joints otherwise: deactivated while ours are '
+        'active, given back at the end', ())
 
     ROWS: ClassVar[tuple[str, ...]] = ('action_scale', 'home')
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = (
-        'action_scale', 'limits.velocity', 'limits.effort', 'limits.braking_acceleration',
-        'move.velocity')
+        'action_scale', 'limits.velocity', 'limits.acceleration', 'limits.jerk', 'limits.effort',
+        'limits.effort_rate', 'limits.braking_acceleration', 'move.velocity')
 
     def __post_init__(self) -> None:
         count = len(self.joint_names)
@@ -91,6 +149,16 @@ class RobotConfig:
                                   f'position_upper {high}')
             if not low <= home <= high:
                 raise ConfigError(f'home: {home} of {name} is outside [{low}, {high}]')
+
+        if self.command_adapter == 'joint_trajectory' and self.command_interface != 'position':
+            raise ConfigError(f'command_adapter: joint_trajectory takes positions, but '
+                              f'command_interface is {self.command_interface}')
+        if self.command_joint_names and set(self.command_joint_names) != set(self.joint_names):
+            raise ConfigError(f'command_joint_names: {list(self.command_joint_names)} are not the '
+                              f'joints of joint_names in some order, {list(self.joint_names)}')
+        if self.controller_manager and not self.controllers:
+            raise ConfigError(f'controllers: none given, but controller_manager is '
+                              f'{self.controller_manager}; name those that take the commands')
 
     @property
     def joints(self) -> int:

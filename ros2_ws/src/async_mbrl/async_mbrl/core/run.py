@@ -18,6 +18,10 @@ class RunSettings:
     real_time_factor: float = param(
         'seconds of robot time in a second of wall time; other than 1 only in simulation', 1.0,
         minimum=0.05, maximum=20.0)
+    mode: str = param('learn: collect and learn; use: act with what another run has learned, '
+                      'towards goals from a topic', 'learn', choices=('learn', 'use'))
+    policy_from: str = param('folder of the run whose policy is used, in mode use', '')
+    dry_run: bool = param('everything runs, but no command is sent to the arm', False)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from async_mbrl.control.process import LoopProcess
-from async_mbrl.control.settings import LoopSettings
+from async_mbrl.control.settings import ControllerSettings, LoopSettings
 from async_mbrl.core.config import param
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.realtime import use_fifo
@@ -35,6 +35,7 @@ class ControllerConfig:
     robot: RobotConfig = param('the robot')
     task: TaskConfig = param('the task')
     network: PolicyNetworkConfig = param('the policy network')
+    controller: ControllerSettings = param('what is watched')
 
 
 class Controller(Node):

@@ -21,7 +21,7 @@ _ARRAYS = {
     bool: Parameter.Type.BOOL_ARRAY, int: Parameter.Type.INTEGER_ARRAY,
     float: Parameter.Type.DOUBLE_ARRAY, str: Parameter.Type.STRING_ARRAY,
 }
-_ALWAYS_KNOWN = ('use_sim_time', 'start_type_description_service')
+_ALWAYS_KNOWN = ('use_sim_time', 'autostart', 'start_type_description_service')
 
 
 def peek(node: Node, name: str) -> Any:

@@ -19,7 +19,7 @@ class StopRequested(Exception):
     """SIGINT or SIGTERM arrived."""
 
 
-def _raise_stop(number: int, _frame: object) -> None:
+def raise_stop(number: int, _frame: object) -> None:
     raise StopRequested(signal.Signals(number).name)
 
 
@@ -48,8 +48,8 @@ def run_node(make: Callable[[], Node], spin: Callable[[Node], None]) -> int:
         The exit status of the process: 0 when done or stopped by a signal, 2 for a configuration
         that does not fit, 1 for any other error.
     """
-    signal.signal(signal.SIGINT, _raise_stop)
-    signal.signal(signal.SIGTERM, _raise_stop)
+    signal.signal(signal.SIGINT, raise_stop)
+    signal.signal(signal.SIGTERM, raise_stop)
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node: Node | None = None
     status = 0

@@ -11,9 +11,6 @@ from async_mbrl.core.config import ConfigError, param
 class PlantConfig:
     """What is simulated, and how far it is from ideal."""
 
-    model: str = param('MJCF file: a name in the sim/ folder of the package, or a path')
-    tool_sites: tuple[str, ...] = param('sites of the model that are the tool points',
-                                        ('tool_0', 'tool_1', 'tool_2'))
     physics_rate_hz: float = param('physics steps a second, Hz', 500.0, minimum=100.0,
                                    maximum=5000.0)
     state_rate_hz: float = param('joint states published a second, Hz; divides physics_rate_hz',

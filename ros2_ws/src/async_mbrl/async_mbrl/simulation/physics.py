@@ -33,7 +33,7 @@ class ArmPhysics:
         Raises:
             ConfigError: model, robot and plant do not fit.
         """
-        self.model = load_model(find_model(plant.model))
+        self.model = load_model(find_model(robot.model))
         check_model(self.model, robot)
         self.robot = robot
         self.plant = plant
@@ -45,7 +45,7 @@ class ArmPhysics:
         self._velocities = _as_slice([joint.dofadr[0] for joint in joints])
         self.model.dof_frictionloss[self._velocities] = _friction(plant, robot)
         try:
-            self._sites = [self.model.site(name).id for name in plant.tool_sites]
+            self._sites = [self.model.site(name).id for name in robot.tool_sites]
         except KeyError as error:
             raise ConfigError(f'tool_sites: {error.args[0]}') from None
         self.data = mujoco.MjData(self.model)

@@ -1,0 +1,214 @@
+"""Managed nodes: hooks in place of callbacks, errors that are said, and starting by themselves.
+
+rclpy takes whatever a transition callback raises for an error and says nothing about it. Here the
+callbacks are final: they call a hook, log what it raises, and end in the error state. What any
+other callback raises takes the same way, through :func:`run_managed`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import final
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+from async_mbrl.core.config import ConfigError
+from async_mbrl.ros.run import StopRequested, raise_stop
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+FAILURE = TransitionCallbackReturn.FAILURE
+ERROR = TransitionCallbackReturn.ERROR
+
+
+class ManagedNode(LifecycleNode):
+    """A lifecycle node of this package.
+
+    A subclass reads its parameters in ``__init__``, so that ``ros2 param describe`` knows them
+    from the beginning, and overrides the hooks. Unless the parameter ``autostart`` is false it
+    configures and activates itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Create the node, unconfigured."""
+        super().__init__(name)
+        self.failure: BaseException | None = None
+        """What has ended in the error state; None if nothing has."""
+        self.autostart = bool(self.declare_parameter('autostart', True).value)
+
+    # ---- hooks ----
+
+    def configure(self) -> None:
+        """Build everything that needs no arm; inactive afterwards.
+
+        Raises:
+            ConfigError: parameters do not fit; the node stays unconfigured.
+        """
+
+    def activate(self) -> None:
+        """Begin to work.
+
+        Raises:
+            ConfigError: something that is needed is missing; the node stays inactive.
+        """
+
+    def deactivate(self) -> None:
+        """Pause, what moves being stopped first."""
+
+    def cleanup(self) -> None:
+        """Give up what :meth:`configure` built; also called before the node is shut down."""
+
+    def on_failure(self) -> None:
+        """Stop what moves: something has gone wrong. Followed by the end of the process."""
+
+    # ---- state ----
+
+    @property
+    def label(self) -> str:
+        """Primary state: unconfigured, inactive, active or finalized."""
+        return str(self._state_machine.current_state[1])
+
+    @property
+    def finalized(self) -> bool:
+        """Whether the node has come to its end, by shutdown or by an error."""
+        return self.label == 'finalized'
+
+    def start(self) -> None:
+        """Configure and activate.
+
+        Raises:
+            BaseException: what a hook raised.
+        """
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() is not SUCCESS and self.failure is not None:
+                raise self.failure
+
+    def fail(self, error: BaseException) -> None:
+        """End in the error state because of what was raised outside a transition."""
+        self.failure = error
+        if self.label == 'active':
+            self.trigger_deactivate()
+        elif self.label == 'inactive':
+            self.trigger_cleanup()
+        else:
+            self._stop()
+
+    # ---- transitions ----
+
+    @final
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Call :meth:`configure`."""
+        self.failure = None
+        return self._guarded('configure', self.configure)
+
+    @final
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Call :meth:`activate`."""
+        result = self._guarded('activate', self.activate)
+        if result is SUCCESS:
+            super().on_activate(state)
+        return result
+
+    @final
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Call :meth:`deactivate`."""
+        super().on_deactivate(state)
+        return self._guarded('deactivate', self.deactivate)
+
+    @final
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Call :meth:`cleanup`."""
+        return self._guarded('cleanup', self.cleanup)
+
+    @final
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Call :meth:`deactivate` and :meth:`cleanup`, as far as the node had come."""
+        if state.label == 'active' and self._guarded('deactivate', self.deactivate) is ERROR:
+            return ERROR
+        if state.label in ('active', 'inactive'):
+            return self._guarded('cleanup', self.cleanup)
+        return SUCCESS
+
+    @final
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop what moves, and end."""
+        self._stop()
+        return FAILURE
+
+    def _guarded(self, name: str, hook: Callable[[], None]) -> TransitionCallbackReturn:
+        if self.failure is not None and name in ('deactivate', 'cleanup'):
+            return ERROR        # it is fail() that asks
+        try:
+            hook()
+        except ConfigError as error:
+            self.get_logger().error(f'{name}: {error}')
+            self.failure = error
+            return FAILURE
+        except Exception as error:
+            self.get_logger().fatal(f'{name}: {traceback.format_exc()}')
+            self.failure = error
+            return ERROR
+        return SUCCESS
+
+    def _stop(self) -> None:
+        try:
+            self.on_failure()
+        except Exception:
+            self.get_logger().fatal(f'on_failure: {traceback.format_exc()}')
+
+
+def run_managed(make: Callable[[], ManagedNode], spin: Callable[[ManagedNode], None]) -> int:
+    """Create a managed node, start it, spin it until it is done or asked to stop, destroy it.
+
+    Args:
+        make: creates the node.
+        spin: serves callbacks; returns when the node is done, finalized, or asked to stop. It is
+            stopped by an exception that reaches it in Python, unless it calls
+            :func:`async_mbrl.ros.run.note_stops` and looks.
+
+    Returns:
+        The exit status of the process: 0 when done, shut down or stopped by a signal, 2 for a
+        configuration that does not fit, 1 for any other error.
+    """
+    signal.signal(signal.SIGINT, raise_stop)
+    signal.signal(signal.SIGTERM, raise_stop)
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    node: ManagedNode | None = None
+    status = 0
+    try:
+        node = make()
+        if node.autostart:
+            node.start()
+        spin(node)
+        if node.failure is not None and node.finalized:
+            status = 1
+    except (StopRequested, ExternalShutdownException):
+        pass
+    except ConfigError as error:
+        print(f'error: {error}', file=sys.stderr, flush=True)
+        status = 2
+    except SystemExit as end:       # said, and known to be the end: no traceback
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr, flush=True)
+        status = end.code if isinstance(end.code, int) else 1
+    except Exception as error:
+        if node is None or node.failure is not error:
+            traceback.print_exc()
+        if node is not None and not node.finalized:
+            node.fail(error)
+        status = 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if node is not None:
+            if node.label in ('active', 'inactive'):
+                node.trigger_shutdown()
+                status = status or int(node.failure is not None)
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return status
