@@ -14,11 +14,12 @@ class AppliedAction:
     displacements from where the step began, it is where the last one led.
     """
 
-    def __init__(self, robot: RobotConfig) -> None:
-        """Begin with nothing sent."""
+    def __init__(self, robot: RobotConfig, dry_run: bool) -> None:
+        """Begin with nothing sent; in a dry run nothing ever is, and every action is 0."""
         joints = robot.joints
         self.intervened = False
         """Whether the filter changed a command since the start of the step."""
+        self._dry_run = dry_run
         self._displacement = robot.command_interface == 'position'
         self._scale = np.array(robot.action_scale)
         self._sum = np.zeros(joints)
@@ -45,7 +46,7 @@ class AppliedAction:
 
     def action(self) -> np.ndarray:
         """Give the action (n,); 0 if nothing was sent."""
-        if self._ticks == 0:
+        if self._ticks == 0 or self._dry_run:
             return np.zeros_like(self._scale)
         if self._displacement:
             return (self._last - self._from) / self._scale

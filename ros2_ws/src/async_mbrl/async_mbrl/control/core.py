@@ -1,7 +1,8 @@
 """What the control loop does at a tick: episodes, moves, holding. No I/O, no clock of its own.
 
 The live loop (:mod:`async_mbrl.control.loop`) and the offline evaluation drive the same
-:class:`ControlCore`; it only sees what it is handed at each tick.
+:class:`ControlCore`; it only sees what it is handed at each tick. Whether the arm may move at all
+is the business of :class:`async_mbrl.control.motion.MotionMachine`.
 """
 
 from __future__ import annotations
@@ -12,33 +13,34 @@ from typing import Any
 import numpy as np
 
 from async_mbrl.control.applied import AppliedAction
+from async_mbrl.control.blend import BlendedPolicy
 from async_mbrl.control.exploration import CorrelatedNoise
 from async_mbrl.control.filter import NON_FINITE_LIMIT, CommandFilter
 from async_mbrl.control.impedance import JointImpedance
-from async_mbrl.control.move import MinimumJerkMove
+from async_mbrl.control.motion import Motion, MotionMachine
+from async_mbrl.control.move import Progress, StartMove
 from async_mbrl.control.orders import flaw
-from async_mbrl.control.policy import NumpyPolicy, PolicyParameters
+from async_mbrl.control.policy import PolicyParameters
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.snapshot import NO_VERSION, Version
-from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode, StepKind
+from async_mbrl.core.transition import (
+    NOT_NOW,
+    CommandKind,
+    ControlStep,
+    EpisodeCommand,
+    Mode,
+    StepKind,
+)
 from async_mbrl.tasks.config import TaskConfig
 
-IDLE, MOVING, RUNNING, HOLDING, FAULT = 'idle', 'moving', 'running', 'holding', 'fault'
-STATES = (IDLE, MOVING, RUNNING, HOLDING, FAULT)
+IDLE, MOVING, RUNNING, HOLDING = 'idle', 'moving', 'running', 'holding'
+FAULT, ESTOP = 'fault', 'estop'
+STATES = (IDLE, MOVING, RUNNING, HOLDING, FAULT, ESTOP)
 
-ARRIVED_RAD = 0.03
-"""A move has arrived when every joint is this close to its target."""
-
-AT_REST_RAD_S = 0.1
-"""A move has arrived when every joint is slower than this."""
-
-HELD_UP_S = 0.25
-"""A move is given up after so long without a tick: going on would jump ahead on its path."""
-
-MOVE_PATIENCE = 0.5
-"""Share of the duration of a move that its end is waited for beyond it."""
+NON_FINITE = 'non_finite'
+"""Cause of too much in a row that was not finite. It is over at once; the fault stays."""
 
 
 def ticks_per_step(robot: RobotConfig, task: TaskConfig) -> int:
@@ -59,16 +61,17 @@ def ticks_per_step(robot: RobotConfig, task: TaskConfig) -> int:
 class ControlCore:
     """Episodes, moves and holding of one robot on one task, tick by tick.
 
-    Order of use: :meth:`set_policy` and :meth:`command` at any time between ticks, :meth:`tick`
-    once a control period, :meth:`drain` for what happened.
+    Order of use: :meth:`set_policy`, :meth:`command` and what says whether the arm may move at any
+    time between ticks, :meth:`tick` once a control period, :meth:`drain` for what happened.
 
     A loop that is held up never makes the arm catch up: a policy step that is missed by more than
-    half its time ends the episode, and a gap of more than :data:`HELD_UP_S` ends a move; the arm is
-    held then. Moves and holding pull with bounded force (see :class:`JointImpedance`).
+    half its time ends the episode, and a longer gap ends a move; the arm is held then. Moves and
+    holding pull with bounded force (see :class:`JointImpedance`).
     """
 
     def __init__(self, robot: RobotConfig, task: Any, network: PolicyNetworkConfig, *,
-                 state_timeout_s: float | None = None) -> None:
+                 state_timeout_s: float | None = None, dry_run: bool = False,
+                 enabled: bool = True) -> None:
         """Prepare for a robot, a task (see :mod:`async_mbrl.tasks`) and a policy network.
 
         Args:
@@ -77,6 +80,9 @@ class ControlCore:
             network: shape of the policy.
             state_timeout_s: age at which joint states are stale, robot time; the robot's own
                 without it.
+            dry_run: the commands are not sent to the arm: moves arrive when their time is over,
+                and the applied action is 0.
+            enabled: whether orders are taken from the beginning.
 
         Raises:
             ConfigError: the control rate is not a multiple of the policy rate.
@@ -88,43 +94,58 @@ class ControlCore:
         """Policies swapped in so far."""
         self.stale_holds = 0
         """Times that joint states became stale while the arm was under control."""
-        self.fault = ''
-        """Reason of the fault; empty without one."""
         self._robot = robot
         self._task = task
         self._rate_hz = robot.control_rate_hz
         self._state_timeout_s = (robot.state_timeout_s if state_timeout_s is None
                                  else state_timeout_s)
+        self._machine = MotionMachine(enabled)
         self._filter = CommandFilter(robot)
-        self._policy = NumpyPolicy(task, network)
+        self._policy = BlendedPolicy(task, network, robot.policy_blend_s)
         self._noise = CorrelatedNoise(joints)
         self._pending_policy: PolicyParameters | None = None
         self._commands: list[EpisodeCommand] = []
         self._events: list[ControlStep] = []
-        self._state = IDLE
-        self._active = False
+        self._moving = False
         self._stale = False
         self._episode = EpisodeCommand(CommandKind.HOLD)
         self._pinned = NO_VERSION
-        self._move: MinimumJerkMove | None = None
         self._phase_start_s = 0.0
-        self._move_tick_s = 0.0
         self._step = 0
+        self._bad_actions = 0
         self._displacement = robot.command_interface == 'position'
         self._scale = np.array(robot.action_scale)
-        self._speed_limit = np.array(robot.move.velocity)
         self._impedance = JointImpedance(robot)
-        self._applied = AppliedAction(robot)
+        self._move = StartMove(robot, self._impedance, dry_run)
+        self._applied = AppliedAction(robot, dry_run)
         self._anchor = np.zeros(joints)
         self._asked = np.zeros(joints)
         self._at_rest = np.zeros(joints)
-        self._last_position: np.ndarray | None = None
+        self._last_position = np.zeros(joints)
         self._last_time_s = 0.0
 
     @property
+    def motion(self) -> Motion:
+        """Whether the arm may move, and does."""
+        return self._machine.motion
+
+    @property
     def state(self) -> str:
-        """What it does: idle, moving, running, holding or fault."""
-        return self._state
+        """What it does: idle, moving, running, holding, fault or estop."""
+        motion = self._machine.motion
+        if motion is Motion.RUNNING:
+            return MOVING if self._moving else RUNNING
+        return IDLE if motion is Motion.READY else motion.value
+
+    @property
+    def fault(self) -> str:
+        """Reason of the fault or emergency stop; empty without one."""
+        return self._machine.fault
+
+    @property
+    def fault_causes(self) -> tuple[str, ...]:
+        """Causes that are present, as ``name: reason``."""
+        return self._machine.named_causes()
 
     @property
     def policy_version(self) -> Version:
@@ -138,14 +159,16 @@ class ControlCore:
         return self._policy.parameters
 
     @property
-    def interventions(self) -> int:
-        """Ticks at which the filter changed the command."""
-        return self._filter.interventions
+    def counts(self) -> dict[str, int]:
+        """Ticks at which the filter changed the command, by kind; see :class:`CommandFilter`."""
+        return self._filter.counts
 
     @property
     def active(self) -> bool:
         """Whether commands are being sent."""
-        return self._active
+        return self._machine.sending
+
+    # ---- between ticks ----
 
     def set_policy(self, parameters: PolicyParameters) -> None:
         """Hand over a verified policy; it is swapped in at the next tick that allows it."""
@@ -162,29 +185,59 @@ class ControlCore:
         events, self._events = self._events, []
         return events
 
-    def fail(self, reason: str) -> None:
-        """Go to fault for good: from now on the safe command, joints braked, or nothing if idle."""
-        if self._state == FAULT:
-            return
-        self.fault = reason
-        self._pinned = NO_VERSION
-        if self._state in (MOVING, RUNNING):
-            self._emit_abort(self._last_time_s, reason)
-        self._state = FAULT
-        if self._last_position is not None:
+    def set_cause(self, name: str, present: bool, reason: str = '') -> None:
+        """Take that a cause for the arm not to move is present, or gone.
+
+        While one is, and until :meth:`clear` after that, the arm is braked, if commands are sent.
+        """
+        if present:
+            self._abort(reason or name)
+        self._machine.set_cause(name, present, reason)
+
+    def clear(self) -> str:
+        """Leave the fault or emergency stop; give why not, empty if there is none any more."""
+        refusal = self._machine.clear()
+        if not refusal:
+            self._filter.non_finite = self._bad_actions = 0
             self._anchor[:] = self._last_position
+        return refusal
+
+    def enable(self, on: bool) -> None:
+        """Take orders from now on, or no more; then what runs is given up and the arm held."""
+        if not on:
+            self._abort(f'{NOT_NOW}the controller was deactivated')
+        elif not self._machine.enabled:
+            self._anchor[:] = self._last_position
+        self._machine.enable(on)
+
+    def hold_policy(self, reason: str) -> None:
+        """Hold the arm, and refuse orders, while there is a reason; '' when there is none."""
+        if reason:
+            self._abort(NOT_NOW + reason)
+        self._machine.withhold(reason)
 
     def halt(self, reason: str) -> None:
         """End what is going on, if anything is, and hold the arm where it was last measured."""
-        if self._state in (MOVING, RUNNING):
-            assert self._last_position is not None
-            self._abort(self._last_time_s, self._last_position, reason)
+        self._abort(reason)
+
+    def release(self) -> None:
+        """Send nothing any more until the next order; does nothing while enabled."""
+        if not self._machine.enabled:
+            self._machine.release()
 
     def safe_command(self) -> np.ndarray | None:
-        """Give the safe command (n,) for the last measured position; None if nothing was sent."""
-        if not self._active or self._last_position is None:
-            return None
-        return self._filter.safe(self._last_position)
+        """Give the next command on the way to the safe command; None if nothing is sent.
+
+        The way is as short as the limits of rate allow; :attr:`safe` says whether it is behind.
+        """
+        return self._filter.safe() if self.active else None
+
+    @property
+    def safe(self) -> bool:
+        """Whether the last command was the safe one, or none was sent."""
+        return not self.active or self._filter.at_safe
+
+    # ---- a tick ----
 
     def tick(self, time_s: float, position: np.ndarray, velocity: np.ndarray,
              state_time_s: float) -> np.ndarray | None:
@@ -201,135 +254,130 @@ class ControlCore:
             is to be sent.
         """
         self._last_time_s = time_s
-        if self._pending_policy is not None and self._pinned == NO_VERSION:
-            self._policy.use(self._pending_policy)
-            self._pending_policy = None
-            self.policies_applied += 1
+        if self._pending_policy is not None:
+            self._swap_policy(time_s)
         age_s = time_s - state_time_s
         fresh = (age_s <= self._state_timeout_s
                  and all(map(math.isfinite, position.tolist()))
                  and all(map(math.isfinite, velocity.tolist())))
+        machine = self._machine
+        if not fresh:
+            self._lose_states(age_s)
+        machine.observe(fresh, self._policy.parameters is not None)
+        if fresh:
+            self._last_position[:] = position
+            if self._stale:
+                self._stale = False
+                self._anchor[:] = position
+        was_sending = machine.sending
         if self._commands:
             self._obey(time_s, position, fresh, age_s)
-        if not self._active:
+        if not machine.sending:
             return None
         if not fresh:
-            return self._stop_stale(time_s, age_s)
-        if self._last_position is None:
-            self._last_position = np.zeros_like(self._anchor)
-        self._last_position[:] = position
-        if self._stale:
-            self._stale = False
-            self._anchor[:] = position
-        state = self._state
-        if state == MOVING:
-            self._continue_move(time_s, position, velocity)
-        elif state == RUNNING:
-            self._continue_episode(time_s, position, velocity)
-        if self._state == HOLDING:
-            self._impedance.command(self._anchor, self._at_rest, position, velocity, self._asked)
-        elif self._state == FAULT:
-            self._asked[:] = self._anchor if self._displacement else 0.0
-        sent = self._filter.apply(self._asked, position, velocity)
-        if self._filter.faulted and self._state != FAULT:
-            self.fail(f'{NON_FINITE_LIMIT} commands in a row were not finite')
+            return self._filter.safe()
+        if not was_sending:
+            self._filter.start(position, velocity)
+        if machine.motion is Motion.RUNNING:
+            if self._moving:
+                self._continue_move(time_s, position, velocity)
+            else:
+                self._continue_episode(time_s, position, velocity)
+        if machine.latched:
+            sent = self._filter.brake(position, velocity)
+        else:
+            if machine.motion is Motion.HOLDING:
+                self._impedance.command(self._anchor, self._at_rest, position, velocity,
+                                        self._asked)
+            sent = self._filter.apply(self._asked, position, velocity)
+            if self._filter.non_finite >= NON_FINITE_LIMIT:
+                self._fault_once(f'{NON_FINITE_LIMIT} commands in a row were not finite')
         self._applied.add(sent, self._filter.intervened)
         return sent
+
+    def _swap_policy(self, time_s: float) -> None:
+        acting = self._machine.motion is Motion.RUNNING and not self._moving
+        if self._pinned != NO_VERSION or (acting and self._policy.blending(time_s)):
+            return
+        assert self._pending_policy is not None
+        self._policy.use(self._pending_policy, time_s, at_once=not acting)
+        self._pending_policy = None
+        self.policies_applied += 1
+
+    def _lose_states(self, age_s: float) -> None:
+        if not self.active or self._stale:
+            return
+        self._stale = True
+        self.stale_holds += 1
+        self._abort('joint states are not finite' if age_s <= self._state_timeout_s else
+                    f'joint states are stale: the newest is {age_s:.3f} s old')
 
     # ---- orders ----
 
     def _obey(self, time_s: float, position: np.ndarray, fresh: bool, age_s: float) -> None:
         commands, self._commands = self._commands, []
         for command in commands:
-            busy = self._state in (MOVING, RUNNING)
             if command.kind == CommandKind.RUN_EPISODE:
                 reason = self._refusal(command, fresh, age_s)
                 if reason:
                     self._event(StepKind.ABORTED, time_s, command, 0, reason=reason)
                     continue
-                if busy:
-                    self._abort(time_s, position, f'replaced by command {command.number}')
-                self._begin_move(command, time_s, position)
-            elif self._state != FAULT:
-                if busy:
-                    self._abort(time_s, position, f'stopped by command {command.number}')
-                elif self._state == IDLE and fresh:
-                    self._hold(position)
+                self._abort(f'replaced by command {command.number}')
+                self._begin(command, time_s, position)
+            else:
+                self._abort(f'stopped by command {command.number}')
+                if self._machine.motion is Motion.READY:
+                    self._machine.hold()
+                    self._anchor[:] = position
 
     def _refusal(self, command: EpisodeCommand, fresh: bool, age_s: float) -> str:
-        if self._state == FAULT:
-            return f'in fault: {self.fault}'
-        if not fresh:
+        reason = self._machine.refusal()
+        if reason and not fresh and not self._machine.latched and self._machine.enabled:
             return ('no joint states have arrived' if math.isinf(age_s)
                     else f'joint states are stale: the newest is {age_s:.3f} s old')
-        if self._policy.parameters is None:
-            return 'no policy has arrived'
-        return flaw(command, self._robot, self._task)
+        return reason or flaw(command, self._robot, self._task)
 
-    def _begin_move(self, command: EpisodeCommand, time_s: float, position: np.ndarray) -> None:
+    def _begin(self, command: EpisodeCommand, time_s: float, position: np.ndarray) -> None:
+        self._machine.begin()
         self._episode = command
-        self._state = MOVING
-        self._active = True
-        self._phase_start_s = self._move_tick_s = time_s
+        self._moving = True
+        self._phase_start_s = time_s
         self._step = 0
-        self._move = MinimumJerkMove(position, command.start_pose, command.move_duration_s,
-                                     self._speed_limit, self._rate_hz)
+        if command.start_pose.size:
+            self._move.begin(position, command.start_pose, command.move_duration_s, time_s)
         self._applied.restart(position)
         # An evaluation keeps its policy from the order to its end, whatever arrives meanwhile.
         if command.mode == Mode.EVALUATION and command.policy_version in (NO_VERSION,
                                                                           self.policy_version):
             self._pinned = self.policy_version
 
-    def _hold(self, position: np.ndarray) -> None:
-        self._state = HOLDING
-        self._active = True
-        self._pinned = NO_VERSION
-        self._anchor[:] = position
-
     # ---- phases ----
 
     def _continue_move(self, time_s: float, position: np.ndarray, velocity: np.ndarray) -> None:
-        move = self._move
-        assert move is not None
-        gap_s, self._move_tick_s = time_s - self._move_tick_s, time_s
-        if gap_s > HELD_UP_S:
-            self._abort(time_s, position, f'no tick for {gap_s:.3f} s of the move to the start '
-                        'pose: the control loop was held up')
-            return
-        elapsed_s = time_s - self._phase_start_s
-        tick = round(elapsed_s * self._rate_hz)
-        if tick >= move.ticks:
-            error = float(np.abs(position - move.target).max())
-            speed = float(np.abs(velocity).max())
-            if error <= ARRIVED_RAD and speed <= AT_REST_RAD_S:
-                self._begin_episode(time_s, position, velocity)
+        if self._episode.start_pose.size:
+            progress = self._move.advance(time_s, position, velocity, self._asked)
+            if progress is Progress.GIVEN_UP:
+                self._abort(self._move.reason)
                 return
-            if tick >= (1.0 + MOVE_PATIENCE) * move.ticks:
-                self._abort(time_s, position,
-                            f'did not reach the start pose: {error:.3f} rad away, '
-                            f'{speed:.3f} rad/s fast after {elapsed_s:.2f} s')
+            if progress is Progress.UNDER_WAY:
+                # Whole policy steps before the first one, so that it knows the action before it.
+                if self._move.remaining_ticks % self.ticks_per_step == 0:
+                    self._applied.restart(position)
                 return
-        if (tick - move.ticks) % self.ticks_per_step == 0:
-            self._applied.restart(position)
-        if elapsed_s >= move.travel_s:
-            self._impedance.command(move.target, self._at_rest, position, velocity, self._asked)
-        else:
-            planned_position, planned_velocity = move.at(elapsed_s)
-            self._impedance.command(planned_position, planned_velocity, position, velocity,
-                                    self._asked)
+        self._begin_episode(time_s, position, velocity)
 
     def _begin_episode(self, time_s: float, position: np.ndarray, velocity: np.ndarray) -> None:
         command = self._episode
         self._event(StepKind.MOVE_DONE, time_s, command, 0)
         wanted, current = command.policy_version, self.policy_version
         if command.mode == Mode.EVALUATION and wanted not in (NO_VERSION, current):
-            self._abort(time_s, position, f'policy {wanted} was to be evaluated, but policy '
-                        f'{current} is in use')
+            self._abort(f'policy {wanted} was to be evaluated, but policy {current} is in use')
             return
         if command.mode == Mode.EVALUATION:
             self._pinned = current
+        self._policy.settle()
         self._noise.restart(command.seed)
-        self._state = RUNNING
+        self._moving = False
         self._phase_start_s = time_s
         self._step = 0
         self._policy_step(time_s, position, velocity)
@@ -341,8 +389,8 @@ class ControlCore:
         if late < 0:
             return
         if 2 * late > self.ticks_per_step and late > 1:
-            self._abort(time_s, position, f'policy step {self._step} was missed by '
-                        f'{late / self._rate_hz:.3f} s: the control loop was held up')
+            self._abort(f'policy step {self._step} was missed by {late / self._rate_hz:.3f} s: the '
+                        'control loop was held up')
             return
         self._policy_step(time_s, position, velocity)
 
@@ -356,48 +404,59 @@ class ControlCore:
             self._event(StepKind.END, time_s, command, step, observation=observation,
                         previous_action_applied=applied.astype(np.float32),
                         previous_intervened=intervened)
-            self._hold(position)
+            self._hold()
             return
-        mean = self._policy.mean(observation)
+        mean = self._policy.mean(observation, time_s)
         log_probability, std = 0.0, 0.0
         action = mean
         if command.mode == Mode.LEARNING:
             std = parameters.exploration_std
             noise, log_probability = self._noise.draw(std, parameters.exploration_correlation)
             action = np.minimum(np.maximum(mean + noise, -1.0), 1.0)
+        if not np.isfinite(action).all():
+            self._refuse_action()
+            return
+        self._bad_actions = 0
         np.multiply(action, self._scale, out=self._asked)
         if self._displacement:
             self._asked += position
         self._applied.restart(position)
         self._step = step + 1
-        # An action that is not finite is no step to learn from; the filter makes it a fault.
-        if np.isfinite(action).all():
-            self._event(StepKind.STEP, time_s, command, step, observation=observation,
-                        action_requested=action.astype(np.float32),
-                        previous_action_applied=applied.astype(np.float32),
-                        previous_intervened=intervened, log_probability=log_probability,
-                        exploration_std=std)
+        self._event(StepKind.STEP, time_s, command, step, observation=observation,
+                    action_requested=action.astype(np.float32),
+                    previous_action_applied=applied.astype(np.float32),
+                    previous_intervened=intervened, log_probability=log_probability,
+                    exploration_std=std)
 
-    def _stop_stale(self, time_s: float, age_s: float) -> np.ndarray | None:
-        if not self._stale:
-            self._stale = True
-            self.stale_holds += 1
-            if self._state in (MOVING, RUNNING):
-                self._emit_abort(time_s, 'joint states are not finite' if age_s
-                                 <= self._state_timeout_s else
-                                 f'joint states are stale: the newest is {age_s:.3f} s old')
-                self._state = HOLDING
-                self._pinned = NO_VERSION
-        return self.safe_command()
+    def _refuse_action(self) -> None:
+        self._bad_actions += 1
+        reason = f'policy {self.policy_version} gave an action that is not finite'
+        if self._bad_actions >= NON_FINITE_LIMIT:
+            self._fault_once(f'{reason}, {self._bad_actions} times in a row')
+        else:
+            self._abort(reason)
 
     # ---- pieces ----
 
-    def _abort(self, time_s: float, position: np.ndarray, reason: str) -> None:
-        self._emit_abort(time_s, reason)
-        self._hold(position)
+    def _fault_once(self, reason: str) -> None:
+        self.set_cause(NON_FINITE, True, reason)
+        self.set_cause(NON_FINITE, False)
 
-    def _emit_abort(self, time_s: float, reason: str) -> None:
-        self._event(StepKind.ABORTED, time_s, self._episode, self._step, reason=reason)
+    def _abort(self, reason: str) -> None:
+        """Give up what runs, and orders not obeyed yet, and hold."""
+        commands, self._commands = self._commands, []
+        for command in commands:
+            if command.kind == CommandKind.RUN_EPISODE:
+                self._event(StepKind.ABORTED, self._last_time_s, command, 0, reason=reason)
+        if self._machine.motion is Motion.RUNNING:
+            self._event(StepKind.ABORTED, self._last_time_s, self._episode, self._step,
+                        reason=reason)
+            self._hold()
+
+    def _hold(self) -> None:
+        self._machine.end()
+        self._pinned = NO_VERSION
+        self._anchor[:] = self._last_position
 
     def _event(self, kind: StepKind, time_s: float, command: EpisodeCommand, step: int,
                **fields: Any) -> None:

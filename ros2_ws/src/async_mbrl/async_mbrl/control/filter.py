@@ -1,11 +1,8 @@
 """The last thing between a wish and the robot: what leaves here is finite and within limits.
 
-Speed is bounded by braking distance. Towards a joint limit at distance d a joint may be as fast as
-it can still be stopped in d, a reaction time T before the brakes bite included:
-v T + v^2 / (2 a) = d, so v = sqrt((a T)^2 + 2 a d) - a T, and never faster than its speed limit.
-Where the speed passes what is allowed, the bound of the torque goes linearly from greatest torque
-through zero to greatest braking torque, over the speed that the brakes take in a ramp time R.
-Close to the limit that makes d'' + d' / R + d / (R T) = 0, which hardly overshoots for T = 3 R.
+Precedence, highest first: finite, magnitude, rate of change, braking before joint limits, braking
+before the limits of the workspace. What that means for each interface is in
+docs/explanation/filter.md.
 """
 
 from __future__ import annotations
@@ -14,82 +11,85 @@ import math
 
 import numpy as np
 
+from async_mbrl.control.braking import JointLimiter
+from async_mbrl.control.smoothing import JerkLimitedSteps
+from async_mbrl.control.workspace import WorkspaceBarrier
 from async_mbrl.core.robot import RobotConfig
 
-REACTION_TIME_S = 0.15
-"""Delay that braking distances allow for."""
-
-RAMP_TIME_S = 0.05
-"""Width of the barrier as a time: some times the latency of commands, so that it never rattles."""
-
-MARGIN_RAD = 0.02
-"""Joints are stopped this far before their limits."""
-
 NON_FINITE_LIMIT = 3
-"""So many commands in a row that are not finite make a fault."""
+"""So many in a row that are not finite make a fault."""
+
+FINITE, MAGNITUDE, BRAKING, WORKSPACE, SMOOTHED = (
+    'interventions_finite', 'interventions_magnitude', 'interventions_braking',
+    'interventions_workspace', 'smoothed')
+COUNTS = ('interventions', FINITE, MAGNITUDE, BRAKING, WORKSPACE, SMOOTHED)
+"""Kinds of changes that are counted; a tick at which only the rate was limited is smoothed."""
+
+_FAR = 1e6
+"""Measurements are cut here, rad and rad/s, so that no arithmetic overflows."""
 
 
 class CommandFilter:
     """Bring commands of any interface within the limits of a robot.
 
-    All arrays it gives are its own and hold until the next call.
+    Order of use: :meth:`start` before the first command of a sequence, then one of :meth:`apply`,
+    :meth:`brake` and :meth:`safe` a tick. All arrays it gives are its own and hold until the next
+    call.
     """
 
     def __init__(self, robot: RobotConfig) -> None:
         """Prepare the constants of a robot's limits."""
-        limits = robot.limits
         joints = robot.joints
-        self.interventions = 0
-        """Commands changed so far."""
+        self.counts = dict.fromkeys(COUNTS, 0)
+        """Ticks at which a command was changed, by kind of change."""
         self.intervened = False
-        """Whether the last command was changed."""
+        """Whether the last command was changed in any way other than smoothing."""
         self.non_finite = 0
-        """Commands in a row, up to the last one, that were not finite as asked or as limited."""
+        """Commands in a row, up to the last one, that were not finite as asked, or measurements."""
         self._interface = robot.command_interface
-        self._lower = np.array(limits.position_lower)
-        self._upper = np.array(limits.position_upper)
-        braking = np.array(limits.braking_acceleration)
-        velocity = np.array(limits.velocity)
-        effort = np.array(limits.effort)
-        # Row 0 faces the upper limit, row 1 the lower one; speeds and torques of row 1 are those
-        # towards the lower limit, so that one set of operations serves both.
-        self._direction = np.array([[1.0], [-1.0]])
-        self._stops = np.stack([self._upper - MARGIN_RAD, -(self._lower + MARGIN_RAD)])
-        self._braking_twice = 2.0 * braking
-        self._lag = braking * REACTION_TIME_S
-        self._lag_squared = np.square(self._lag)
-        self._velocity = velocity
-        self._effort = effort
-        self._least_effort = -effort
-        self._barrier_gain = effort / np.maximum(braking * RAMP_TIME_S, 1e-9)
-        self._step = velocity / robot.control_rate_hz
-        self._least_step = -self._step
-        self._inner_lower = self._lower + MARGIN_RAD
-        self._inner_upper = self._upper - MARGIN_RAD
-        self._distance = np.zeros((2, joints))
-        self._moving = np.zeros((2, joints))
+        self._limiter = JointLimiter(robot)
+        limiter = self._limiter
+        self._workspace = WorkspaceBarrier(robot, float(limiter.ramp_s.max()),
+                                           float(limiter.sent_ramp_s.max()))
+        self._steps = JerkLimitedSteps(robot)
+        self._period_s = self._steps.period_s
+        self._least_damping = -np.array(robot.move.damping)
+        self._least = np.array(robot.limits.position_lower)
+        self._most = np.array(robot.limits.position_upper)
+        self._rate = limiter.effort_rate * self._period_s
+        self._barrier_gain = limiter.inertia / limiter.ramp_s
+        self._per_inertia = 1.0 / limiter.inertia
+        self._least_effort = -limiter.effort
         self._sent = np.zeros(joints)
-        self._bound = np.zeros(joints)
-        self._changed = np.zeros(joints, bool)
-        self._previous = np.zeros(joints)
+        self._asked = np.zeros(joints)
+        self._wanted = np.zeros(joints)
+        self._braking = np.zeros(joints)
+        self._bound = np.zeros((2, joints))
+        self._work = np.zeros(joints)
         self._zero = np.zeros(joints)
-        self._started = False
+        self._changes: set[str] = set()
 
     @property
-    def faulted(self) -> bool:
-        """Whether too many commands in a row were not finite."""
-        return self.non_finite >= NON_FINITE_LIMIT
+    def failures(self) -> int:
+        """Steps that the generator of trajectories had no answer to; braked instead."""
+        return self._steps.failures
 
-    def safe(self, position: np.ndarray) -> np.ndarray:
-        """Give the safe command (n,): effort 0, velocity 0, or the measured position (n,), rad."""
-        if self._interface == 'position':
-            np.maximum(position, self._lower, out=self._sent)
-            np.minimum(self._sent, self._upper, out=self._sent)
-            self._previous[:] = self._sent
-            self._started = True
-        else:
+    @property
+    def at_safe(self) -> bool:
+        """Whether what was sent last is the safe command: no torque, or a standing joint."""
+        if self._interface == 'effort':
+            return not self._sent.any()
+        return self._steps.standing
+
+    def start(self, position: np.ndarray, velocity: np.ndarray) -> None:
+        """Begin to send, from measured joints (n,), rad and rad/s; finite."""
+        if self._interface == 'effort':
             self._sent.fill(0.0)
-        return self._sent
+            return
+        limit = self._limiter.velocity
+        speed = np.clip(velocity, -limit, limit) if self._interface == 'velocity' else self._zero
+        self._steps.begin(np.clip(position, self._least, self._most), speed)
+        self._show_steps()
 
     def apply(self, command: np.ndarray, position: np.ndarray,
               velocity: np.ndarray) -> np.ndarray:
@@ -97,71 +97,152 @@ class CommandFilter:
 
         Args:
             command: what is asked (n,), N m, rad/s or rad; may be anything.
-            position: measured joint positions (n,), rad, finite.
-            velocity: measured joint velocities (n,), rad/s, finite.
+            position: measured joint positions (n,), rad.
+            velocity: measured joint velocities (n,), rad/s.
 
         Returns:
             The nearest command within the limits; for one that is not finite, the one nearest to
-            the safe command, so that a fast joint is still braked. Where even that is not finite,
-            as for measurements that are not, the safe command itself.
+            the safe command, so that a fast joint is still braked. Where measurements are not
+            finite, the next on the way to the safe command.
         """
-        finite = all(map(math.isfinite, command.tolist()))
-        if not finite:
-            command = position if self._interface == 'position' else self._zero
-        sent = self._sent
-        if self._interface == 'position':
-            self._limit_position(command, position)
+        self._changes.clear()
+        self._asked[:] = command
+        finite = all(map(math.isfinite, self._asked.tolist()))
+        measured = (all(map(math.isfinite, position.tolist()))
+                    and all(map(math.isfinite, velocity.tolist())))
+        self.non_finite = 0 if finite and measured else self.non_finite + 1
+        if not finite or not measured:
+            self._changes.add(FINITE)
+        if not measured:
+            self.safe()
         else:
-            allowed = self._allowed_speed(position)
+            position = np.maximum(np.minimum(position, _FAR), -_FAR)
+            velocity = np.maximum(np.minimum(velocity, _FAR), -_FAR)
             if self._interface == 'effort':
-                self._limit_effort(command, velocity, allowed)
+                self._apply_effort(finite, position, velocity)
+            elif self._interface == 'velocity':
+                self._apply_velocity(finite, position)
             else:
-                np.minimum(command, allowed[0], out=sent)
-                np.negative(allowed[1], out=self._bound)
-                np.maximum(sent, self._bound, out=sent)
-        if not all(map(math.isfinite, sent.tolist())):
-            finite = False
-            self.safe(position)
-        self.non_finite = 0 if finite else self.non_finite + 1
-        np.not_equal(sent, command, out=self._changed)
-        self.intervened = not finite or bool(self._changed.any())
-        if self.intervened:
-            self.interventions += 1
-        return sent
+                self._apply_position(finite)
+        self._count()
+        return self._sent
 
-    def _allowed_speed(self, position: np.ndarray) -> np.ndarray:
-        speed = self._distance
-        np.multiply(self._direction, position, out=speed)
-        np.subtract(self._stops, speed, out=speed)
-        np.maximum(speed, 0.0, out=speed)
-        np.multiply(speed, self._braking_twice, out=speed)
-        np.add(speed, self._lag_squared, out=speed)
-        np.sqrt(speed, out=speed)
-        np.subtract(speed, self._lag, out=speed)
-        np.minimum(speed, self._velocity, out=speed)
-        return speed
+    def brake(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """Give the command (n,) that brings measured joints (n,), rad and rad/s, to rest."""
+        if self._interface != 'effort':
+            return self.safe()
+        np.maximum(np.minimum(velocity, _FAR), -_FAR, out=self._work)
+        np.multiply(self._least_damping, self._work, out=self._work)
+        return self.apply(self._work, position, velocity)
 
-    def _limit_effort(self, command: np.ndarray, velocity: np.ndarray,
-                      allowed: np.ndarray) -> None:
-        bound, sent = self._moving, self._sent
-        np.multiply(self._direction, velocity, out=bound)
-        np.subtract(allowed, bound, out=bound)
+    def safe(self) -> np.ndarray:
+        """Give the next command (n,) on the way to the safe one; needs no measurements.
+
+        The first is already a step on that way. Torques go to 0 as fast as their rate allows,
+        speeds to 0, and positions to a stop, as fast as acceleration and jerk allow.
+        """
+        if self._interface == 'effort':
+            np.maximum(np.minimum(self._sent, self._rate), -self._rate, out=self._work)
+            self._sent -= self._work
+        else:
+            self._steps.take(self._steps.braking())
+            self._show_steps()
+        return self._sent
+
+    # ---- interfaces ----
+
+    def _apply_effort(self, finite: bool, position: np.ndarray, velocity: np.ndarray) -> None:
+        limiter, wanted, bound, braking = self._limiter, self._wanted, self._bound, self._braking
+        most, least = limiter.effort, self._least_effort
+        wanted[:] = self._asked if finite else 0.0
+        self._clip(wanted, least, most, MAGNITUDE)
+        np.multiply(limiter.direction, velocity, out=bound)
+        np.subtract(limiter.allowed_speed(position), bound, out=bound)
         np.multiply(bound, self._barrier_gain, out=bound)
-        np.minimum(bound, self._effort, out=bound)
-        np.maximum(bound, self._least_effort, out=bound)
-        np.minimum(command, bound[0], out=sent)
-        np.negative(bound[1], out=self._bound)
-        np.maximum(sent, self._bound, out=sent)
+        np.minimum(bound, most, out=bound)
+        np.maximum(bound, least, out=bound)
+        np.negative(bound[1], out=bound[1])
+        self._clip(wanted, bound[1], bound[0], BRAKING)
+        np.multiply(velocity, self._barrier_gain, out=braking)
+        np.negative(braking, out=braking)
+        np.maximum(np.minimum(braking, most), least, out=braking)
+        share = self._workspace.share(position, velocity, wanted * self._per_inertia,
+                                      lambda: braking * self._per_inertia)
+        if share > 0.0:
+            self._changes.add(WORKSPACE)
+            wanted += share * (braking - wanted)
+        step = self._work
+        np.subtract(wanted, self._sent, out=step)
+        np.minimum(step, self._rate, out=step)
+        np.maximum(step, -self._rate, out=step)
+        np.add(self._sent, step, out=step)
+        # Where nothing had to be smoothed, what is wanted is sent to the last bit.
+        near = np.abs(step - wanted) <= 1e-12 * most
+        np.copyto(step, wanted, where=near)
+        if not near.all():
+            self._changes.add(SMOOTHED)
+        np.maximum(np.minimum(step, most), least, out=self._sent)
 
-    def _limit_position(self, command: np.ndarray, position: np.ndarray) -> None:
-        sent, previous = self._sent, self._previous
-        if not self._started:
-            previous[:] = position
-            self._started = True
-        np.maximum(command, self._inner_lower, out=sent)
-        np.minimum(sent, self._inner_upper, out=sent)
-        np.subtract(sent, previous, out=sent)
-        np.minimum(sent, self._step, out=sent)
-        np.maximum(sent, self._least_step, out=sent)
-        np.add(previous, sent, out=sent)
-        previous[:] = sent
+    def _apply_velocity(self, finite: bool, position: np.ndarray) -> None:
+        limiter, wanted = self._limiter, self._wanted
+        wanted[:] = self._asked if finite else 0.0
+        self._clip(wanted, -limiter.velocity, limiter.velocity, MAGNITUDE)
+        allowed = limiter.allowed_speed(position)
+        self._clip(wanted, -allowed[1], allowed[0], BRAKING)
+        self._step(self._steps.changing_to(wanted), position)
+        np.maximum(np.minimum(self._steps.velocity, limiter.velocity), -limiter.velocity,
+                   out=self._sent)
+        if np.abs(self._sent - wanted).max() > 1e-9:
+            self._changes.add(SMOOTHED)
+
+    def _apply_position(self, finite: bool) -> None:
+        limiter, wanted, steps = self._limiter, self._wanted, self._steps
+        if not finite:
+            self.safe()
+            return
+        wanted[:] = self._asked
+        self._clip(wanted, limiter.lower, limiter.upper, MAGNITUDE)
+        self._step(steps.towards(wanted), steps.position)
+        self._show_steps()
+        if np.abs(self._sent - wanted).max() > 1e-9:
+            self._changes.add(SMOOTHED)
+
+    # ---- pieces ----
+
+    def _step(self, step: np.ndarray, position: np.ndarray) -> None:
+        """Take a step (3, n), blended with braking so that the tool stays in the workspace."""
+        steps = self._steps
+        braking: list[np.ndarray] = []
+
+        def brake() -> np.ndarray:
+            braking.append(steps.braking())
+            return braking[0][2]
+
+        share = self._workspace.share(position, steps.velocity, step[2], brake)
+        if share > 0.0:
+            self._changes.add(WORKSPACE)
+            step = step + share * (braking[0] - step)
+        steps.take(step)
+
+    def _show_steps(self) -> None:
+        if self._interface == 'velocity':
+            self._sent[:] = self._steps.velocity
+        else:
+            np.maximum(np.minimum(self._steps.position, self._most), self._least, out=self._sent)
+
+    def _clip(self, values: np.ndarray, lower: np.ndarray, upper: np.ndarray, kind: str) -> None:
+        np.minimum(values, upper, out=self._work)
+        np.maximum(self._work, lower, out=self._work)
+        # Bytes are compared in no time, but -0.0 is 0.0.
+        if self._work.tobytes() != values.tobytes() and (self._work != values).any():
+            self._changes.add(kind)
+            values[:] = self._work
+
+    def _count(self) -> None:
+        changes, counts = self._changes, self.counts
+        self.intervened = bool(changes - {SMOOTHED})
+        if self.intervened:
+            changes.discard(SMOOTHED)
+            counts['interventions'] += 1
+        for kind in changes:
+            counts[kind] += 1

@@ -14,9 +14,19 @@ import traceback
 
 import numpy as np
 
-from async_mbrl.control.core import AT_REST_RAD_S, FAULT, IDLE, STATES, ControlCore
+from async_mbrl.control.core import IDLE, STATES, ControlCore
+from async_mbrl.control.filter import COUNTS
 from async_mbrl.control.histogram import record
-from async_mbrl.control.mailbox import COUNTER, RingOverrun, SharedBlock, from_text, text
+from async_mbrl.control.mailbox import (
+    COUNTER,
+    Request,
+    RequestKind,
+    RingOverrun,
+    SharedBlock,
+    fault_record,
+)
+from async_mbrl.control.motion import MOTIONS, ORDERS_LOST
+from async_mbrl.control.move import AT_REST_RAD_S
 from async_mbrl.control.pacer import Pacer
 from async_mbrl.control.policy import PolicyLayout
 from async_mbrl.control.realtime import (
@@ -52,7 +62,8 @@ class ControlLoop:
         """Counters that the parent sees."""
         # Faster than real time the machine's own delays count for more robot time.
         self._core = ControlCore(robot, task, settings.network,
-                                 state_timeout_s=robot.state_timeout_s * max(1.0, factor))
+                                 state_timeout_s=robot.state_timeout_s * max(1.0, factor),
+                                 dry_run=settings.dry_run, enabled=False)
         self._layout = PolicyLayout(task, settings.network)
         self._wake = wake
         self._period_ns = round(1e9 / (robot.control_rate_hz * factor))
@@ -62,18 +73,20 @@ class ControlLoop:
         self._velocity = np.zeros(robot.joints)
         self._state_time_s = float('-inf')
         self._command = np.zeros(1 + robot.joints)
+        self._counted = tuple((name, COUNTER[name]) for name in COUNTS)
         self._policies_applied = 0
-        self._fault_told = False
+        self._fault_told: tuple[str, tuple[str, ...]] = ('', ())
         self._ending = False
 
     def run(self, stop: list[bool]) -> None:
         """Tick until ``stop`` is not empty or the parent asks for the end.
 
         Then what is going on is ended and the arm held until it is at rest, for ``BRAKING_S`` at
-        most; the last command is the safe one.
+        most; the last command is the safe one, reached no faster than the limits of rate allow.
         """
         counters, core = self.counters, self._core
-        ticks, late_ticks, state = COUNTER['ticks'], COUNTER['late_ticks'], COUNTER['state']
+        ticks, late_ticks = COUNTER['ticks'], COUNTER['late_ticks']
+        state, motion = COUNTER['state'], COUNTER['motion']
         asked_to_stop, worst = COUNTER['stop'], COUNTER['worst_lateness_ns']
         lateness, durations = self._block.lateness, self._block.durations
         half_period_ns = self._period_ns // 2
@@ -86,12 +99,14 @@ class ControlLoop:
                     give_up_s = time.monotonic() + BRAKING_S
                     core.halt('the control loop was asked to end')
                 if self._ending and (self._at_rest() or time.monotonic() >= give_up_s):
+                    self._let_go(pacer)
                     break
                 pacer.wait()
                 begin_ns = time.monotonic_ns()
                 sent = self._tick(pacer.deadline_ns * self._robot_seconds_per_ns)
                 counters[ticks] += 1
                 counters[state] = STATES.index(core.state)
+                counters[motion] = MOTIONS.index(core.motion)
                 if core.state != IDLE:
                     record(durations, (time.monotonic_ns() - begin_ns) * 1e-9)
                     for late_ns in pacer.lateness_ns:
@@ -117,14 +132,7 @@ class ControlLoop:
         policy = block.policies.latest()
         if policy is not None:
             core.set_policy(self._layout.unpack(policy))
-        try:
-            while not self._ending and (order := block.get_order()) is not None:
-                core.command(order)
-        except RingOverrun as error:
-            core.fail(f'episode commands were lost: {error}')
-        fault = block.faults.latest()
-        if fault is not None:
-            core.fail(from_text(fault))
+        self._take_requests()
         command = core.tick(time_s, self._position, self._velocity, self._state_time_s)
         if command is not None:
             self._send(time_s, command)
@@ -133,11 +141,11 @@ class ControlLoop:
             block.put_step(event)
         if core.policies_applied != self._policies_applied:
             self._report_policy()
-        if core.state == FAULT and not self._fault_told:
-            self._fault_told = True
-            block.fault.write(text(core.fault))
+        self._report_fault()
         counters = self.counters
-        counters[COUNTER['interventions']] = core.interventions
+        for name, index in self._counted:
+            counters[index] = core.counts[name]
+        counters[COUNTER['active']] = int(core.active)
         counters[COUNTER['stale_holds']] = core.stale_holds
         return command is not None or bool(events)
 
@@ -145,7 +153,41 @@ class ControlLoop:
         self._command[0] = time_s
         self._command[1:] = command
         self._block.commands.write(self._command.tobytes())
-        self.counters[COUNTER['active']] = 1
+
+    def _take_requests(self) -> None:
+        block, core = self._block, self._core
+        try:
+            while (request := block.get_request()) is not None:
+                if isinstance(request, Request):
+                    self._serve(request)
+                elif not self._ending:
+                    core.command(request)
+        except RingOverrun as error:
+            core.set_cause(ORDERS_LOST, True, f'orders to the control loop were lost: {error}')
+
+    def _serve(self, request: Request) -> None:
+        core, kind = self._core, request.kind
+        if kind in (RequestKind.CAUSE_PRESENT, RequestKind.CAUSE_GONE):
+            core.set_cause(request.name, kind == RequestKind.CAUSE_PRESENT, request.reason)
+        elif kind == RequestKind.CLEAR:
+            refusal = core.clear()
+            self._report_fault()
+            self._block.answers.write(
+                request.number.to_bytes(8, 'little') + fault_record(refusal, ()))
+        elif kind in (RequestKind.ENABLE, RequestKind.DISABLE):
+            core.enable(kind == RequestKind.ENABLE)
+        elif kind == RequestKind.RELEASE:
+            core.release()
+        elif kind == RequestKind.HALT:
+            core.halt(request.reason)
+        elif kind == RequestKind.HOLD_POLICY:
+            core.hold_policy(request.reason)
+
+    def _report_fault(self) -> None:
+        fault = (self._core.fault, self._core.fault_causes)
+        if fault != self._fault_told:
+            self._fault_told = fault
+            self._block.fault.write(fault_record(*fault))
 
     def _report_policy(self) -> None:
         self._policies_applied = self._core.policies_applied
@@ -159,10 +201,17 @@ class ControlLoop:
     def _at_rest(self) -> bool:
         return not self._core.active or float(np.abs(self._velocity).max()) < AT_REST_RAD_S
 
+    def _let_go(self, pacer: Pacer) -> None:
+        core = self._core
+        give_up_s = time.monotonic() + BRAKING_S
+        while (safe := core.safe_command()) is not None:
+            self._send(pacer.deadline_ns * self._robot_seconds_per_ns, safe)
+            os.eventfd_write(self._wake, 1)
+            if core.safe or time.monotonic() >= give_up_s:
+                break
+            pacer.wait()
+
     def _end(self) -> None:
-        safe = self._core.safe_command()
-        if safe is not None:
-            self._send(time.monotonic_ns() * self._robot_seconds_per_ns, safe)
         for event in self._core.drain():
             self._block.put_step(event)
         self.counters[COUNTER['ended']] = 1

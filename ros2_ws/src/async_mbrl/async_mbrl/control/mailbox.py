@@ -10,11 +10,13 @@ pickled.
 
 from __future__ import annotations
 
+import enum
 import mmap
 import os
 import struct
 import zlib
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,11 +26,14 @@ from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand,
 _SLOT = struct.Struct('<QII')   # number of the record from 1, bytes of payload, checksum
 _HEAD = struct.Struct('<Q')     # number of the newest record
 _TEXT_BYTES = 240
+_FAULT_BYTES = 8 * _TEXT_BYTES
+_REQUEST_BYTES = 16 + 2 * _TEXT_BYTES
+_ORDER = b'\0'
 
 STATE_SLOTS = 8
 COMMAND_SLOTS = 64
 POLICY_SLOTS = 3
-ORDER_SLOTS = 256
+REQUEST_SLOTS = 256
 STEP_SLOTS = 4096
 ADOPTION_SLOTS = 256
 
@@ -116,14 +121,20 @@ class Ring:
 
 # Counters, each written by one side only. Aligned 8-byte words are written and read at once.
 COUNTERS = (
-    'stop',              # parent: 1 asks the loop to send the safe command and end
+    'stop',              # parent: 1 asks the loop to brake, send the safe command and end
     'ended',             # loop: 1 after its last command
     'ticks',             # loop: ticks since the start
     'late_ticks',        # loop: deadlines passed by more than half a period, left out or not
     'missed',            # loop: ticks left out because their time had passed
     'state',             # loop: index into core.STATES
-    'active',            # loop: 1 once commands are sent
-    'interventions',     # loop: ticks at which the filter changed the command
+    'motion',            # loop: index into motion.MOTIONS
+    'active',            # loop: 1 while commands are sent
+    'interventions',     # loop: ticks at which the filter changed the command, smoothing aside
+    'interventions_finite',     # loop: ... of which: it was not finite
+    'interventions_magnitude',  # loop: beyond torque, speed or position
+    'interventions_braking',    # loop: braking before a joint limit
+    'interventions_workspace',  # loop: braking before the limits of the workspace
+    'smoothed',          # loop: ticks at which only the rate of change was limited
     'stale_holds',       # loop: times that stale joint states stopped the arm
     'policies_applied',  # loop: policies swapped in
     'realtime',          # loop: priority of SCHED_FIFO, 0 under the plain scheduler
@@ -132,11 +143,50 @@ COUNTERS = (
 )
 
 
+class RequestKind(enum.IntEnum):
+    """What the parent may ask of the loop, besides orders."""
+
+    CAUSE_PRESENT = 1
+    CAUSE_GONE = 2
+    CLEAR = 3
+    ENABLE = 4
+    DISABLE = 5
+    RELEASE = 6
+    HALT = 7
+    HOLD_POLICY = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """Something that the parent asks of the loop."""
+
+    kind: RequestKind
+    name: str = ''
+    reason: str = ''
+    number: int = 0
+
+    _head: ClassVar[struct.Struct] = struct.Struct('<BxHxxxxQ')
+
+    def pack(self) -> bytes:
+        """Give the bytes of the request; texts are cut to what a text record holds."""
+        name = text(self.name)
+        return self._head.pack(self.kind, len(name), self.number) + name + text(self.reason)
+
+    @classmethod
+    def unpack(cls, record: bytes) -> Request:
+        """Give the request of bytes."""
+        kind, size, number = cls._head.unpack_from(record)
+        begin = cls._head.size
+        return cls(RequestKind(kind), from_text(record[begin:begin + size]),
+                   from_text(record[begin + size:]), number)
+
+
 class SharedBlock:
     """All mailboxes between parent and loop, in one memory file.
 
-    Parent writes ``states``, ``orders``, ``policies``, ``faults``; the loop writes ``commands``,
-    ``steps``, ``adoptions``, ``fault`` and the counters and histograms marked so.
+    Parent writes ``states``, ``requests``, ``policies``; the loop writes ``commands``, ``steps``,
+    ``adoptions``, ``fault``, ``answers`` and the counters and histograms marked so. Orders and all
+    other requests share one ring, so that the loop sees them in the order in which they were made.
     """
 
     def __init__(self, descriptor: int, *, joints: int, observation_size: int, goal_size: int,
@@ -149,11 +199,11 @@ class SharedBlock:
             'states': (STATE_SLOTS, 8 * (1 + 2 * joints)),
             'commands': (COMMAND_SLOTS, 8 * (1 + joints)),
             'policies': (POLICY_SLOTS, policy_bytes),
-            'orders': (ORDER_SLOTS, self._order.size),
+            'requests': (REQUEST_SLOTS, 1 + max(self._order.size, _REQUEST_BYTES)),
             'steps': (STEP_SLOTS, self._step.size),
             'adoptions': (ADOPTION_SLOTS, 32),
-            'fault': (2, _TEXT_BYTES),      # reason, from the loop
-            'faults': (4, _TEXT_BYTES),     # fault asked for by the parent
+            'fault': (4, _FAULT_BYTES),     # lines: reason of the fault, then causes still there
+            'answers': (4, 8 + _FAULT_BYTES),   # to a request to clear: its number, why not
         }
         sizes = {name: Ring.bytes_needed(*shape) for name, shape in rings.items()}
         words = {'counters': len(COUNTERS), 'lateness': histogram_bins, 'durations': histogram_bins}
@@ -173,11 +223,11 @@ class SharedBlock:
         self.states: Ring = made['states']
         self.commands: Ring = made['commands']
         self.policies: Ring = made['policies']
-        self.orders: Ring = made['orders']
+        self.requests: Ring = made['requests']
         self.steps: Ring = made['steps']
         self.adoptions: Ring = made['adoptions']
         self.fault: Ring = made['fault']
-        self.faults: Ring = made['faults']
+        self.answers: Ring = made['answers']
         self.counters: memoryview = made['counters']
         self.lateness: memoryview = made['lateness']
         self.durations: memoryview = made['durations']
@@ -186,12 +236,20 @@ class SharedBlock:
 
     def put_order(self, command: EpisodeCommand) -> None:
         """Hand an episode command to the loop."""
-        self.orders.write(self._order.pack(command))
+        self.requests.write(_ORDER + self._order.pack(command))
 
-    def get_order(self) -> EpisodeCommand | None:
-        """Take the next episode command; None if there is none."""
-        record = self.orders.next()
-        return None if record is None else self._order.unpack(record)
+    def put_request(self, request: Request) -> None:
+        """Hand a request to the loop."""
+        self.requests.write(request.pack())
+
+    def get_request(self) -> EpisodeCommand | Request | None:
+        """Take the next episode command or request; None if there is none."""
+        record = self.requests.next()
+        if record is None:
+            return None
+        if record[:1] == _ORDER:
+            return self._order.unpack(record[1:])
+        return Request.unpack(record)
 
     def put_step(self, step: ControlStep) -> None:
         """Hand an event to the parent."""
@@ -207,9 +265,15 @@ COUNTER = {name: index for index, name in enumerate(COUNTERS)}
 """Place of each counter in :attr:`SharedBlock.counters`."""
 
 
-def text(value: str) -> bytes:
+def text(value: str, most_bytes: int = _TEXT_BYTES) -> bytes:
     """Give a text cut to what a text record holds."""
-    return value.encode('utf-8', 'replace')[:_TEXT_BYTES]
+    return value.encode('utf-8', 'replace')[:most_bytes]
+
+
+def fault_record(reason: str, causes: tuple[str, ...]) -> bytes:
+    """Give the record of a fault: its reason, then the causes still there."""
+    lines = [' '.join(line.splitlines()) for line in (reason, *causes)]
+    return text('\n'.join(lines), _FAULT_BYTES)
 
 
 def from_text(record: bytes) -> str:

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import enum
+
 import numpy as np
+
+from async_mbrl.control.impedance import JointImpedance
+from async_mbrl.core.robot import RobotConfig
+
+ARRIVED_RAD = 0.03
+"""A move has arrived when every joint is this close to its target."""
+
+AT_REST_RAD_S = 0.1
+"""A move has arrived when every joint is slower than this."""
+
+HELD_UP_S = 0.25
+"""A move is given up after so long without a tick: going on would jump ahead on its path."""
+
+MOVE_PATIENCE = 0.5
+"""Share of the duration of a move that its end is waited for beyond it."""
 
 SETTLE_SHARE = 0.2
 """Share of the duration of a move in which the arm stands at the target and comes to rest."""
@@ -48,3 +65,70 @@ class MinimumJerkMove:
         rest = share * (1.0 - share)
         return (self._start + way * self._difference,
                 (30.0 * rest * rest / self.travel_s) * self._difference)
+
+
+class Progress(enum.Enum):
+    """How a move stands."""
+
+    UNDER_WAY = 0
+    ARRIVED = 1
+    GIVEN_UP = 2
+
+
+class StartMove:
+    """A move to a start pose as it is executed: pull along the path, arrive or give up."""
+
+    def __init__(self, robot: RobotConfig, impedance: JointImpedance, dry_run: bool) -> None:
+        """Prepare for the moves of a robot.
+
+        Args:
+            robot: its rate and its limits of moves.
+            impedance: makes commands of poses.
+            dry_run: the arm does not follow, so that a move arrives when its time is over.
+        """
+        self._rate_hz = robot.control_rate_hz
+        self._speed_limit = np.array(robot.move.velocity)
+        self._impedance = impedance
+        self._dry_run = dry_run
+        self._at_rest = np.zeros(robot.joints)
+        self._path = MinimumJerkMove(self._at_rest, self._at_rest, 1.0, self._speed_limit,
+                                     self._rate_hz)
+        self._start_s = self._tick_s = 0.0
+        self.remaining_ticks = 0
+        """Ticks until the planned end; below 0 after it."""
+        self.reason = ''
+        """Why it was given up."""
+
+    def begin(self, position: np.ndarray, target: np.ndarray, duration_s: float,
+              time_s: float) -> None:
+        """Begin at measured joint positions (n,), rad, towards others, at a robot time, s."""
+        self._path = MinimumJerkMove(position, target, duration_s, self._speed_limit,
+                                     self._rate_hz)
+        self._start_s = self._tick_s = time_s
+
+    def advance(self, time_s: float, position: np.ndarray, velocity: np.ndarray,
+                out: np.ndarray) -> Progress:
+        """Write the command of a tick (n,), before any limit, to ``out`` and say how it goes."""
+        path = self._path
+        gap_s, self._tick_s = time_s - self._tick_s, time_s
+        if gap_s > HELD_UP_S:
+            self.reason = (f'no tick for {gap_s:.3f} s of the move to the start pose: the control '
+                           'loop was held up')
+            return Progress.GIVEN_UP
+        elapsed_s = time_s - self._start_s
+        tick = round(elapsed_s * self._rate_hz)
+        self.remaining_ticks = path.ticks - tick
+        if tick >= path.ticks:
+            error = float(np.abs(position - path.target).max())
+            speed = float(np.abs(velocity).max())
+            if self._dry_run or (error <= ARRIVED_RAD and speed <= AT_REST_RAD_S):
+                return Progress.ARRIVED
+            if tick >= (1.0 + MOVE_PATIENCE) * path.ticks:
+                self.reason = (f'did not reach the start pose: {error:.3f} rad away, '
+                               f'{speed:.3f} rad/s fast after {elapsed_s:.2f} s')
+                return Progress.GIVEN_UP
+        if elapsed_s >= path.travel_s:
+            self._impedance.command(path.target, self._at_rest, position, velocity, out)
+        else:
+            self._impedance.command(*path.at(elapsed_s), position, velocity, out)
+        return Progress.UNDER_WAY

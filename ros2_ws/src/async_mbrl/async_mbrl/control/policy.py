@@ -37,8 +37,8 @@ class PolicyParameters:
             publish_time_ns: system clock when it was published, ns since 1970.
 
         Raises:
-            SnapshotError: a tensor is missing, has another shape than the architecture says, or
-                is not float32; or a standard deviation is not positive.
+            SnapshotError: a tensor is missing, unknown, of another shape than the architecture
+                says, or not float32; or a standard deviation is not positive.
         """
         sizes = snapshot.architecture.get('sizes', [])
         weights, biases = [], []
@@ -49,6 +49,9 @@ class PolicyParameters:
             raise SnapshotError('snapshot is no policy: its architecture has no layers')
         mean = _tensor(snapshot, 'state_mean', None)
         std = _tensor(snapshot, 'state_std', mean.shape)
+        if len(snapshot.tensors) != 2 * len(weights) + 2:
+            raise SnapshotError(f'snapshot {snapshot.version} has {len(snapshot.tensors)} tensors, '
+                                f'expected {2 * len(weights) + 2}')
         if not np.all(std > 0):
             raise SnapshotError(f'snapshot {snapshot.version}: state_std is not positive')
         return cls(snapshot.version, tuple(weights), tuple(biases), mean, std,

@@ -6,17 +6,29 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from async_mbrl.control.core import STATES, ticks_per_step
 from async_mbrl.control.histogram import percentiles
-from async_mbrl.control.mailbox import COUNTER, SharedBlock, from_text, text
+from async_mbrl.control.mailbox import (
+    COUNTER,
+    Request,
+    RequestKind,
+    SharedBlock,
+    from_text,
+)
+from async_mbrl.control.motion import MOTIONS, Motion
 from async_mbrl.control.policy import PolicyLayout, PolicyParameters
 from async_mbrl.control.settings import LoopSettings
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import ControlStep, EpisodeCommand
+
+ANSWER_TIMEOUT_S = 0.2
+"""Time that the loop is given to answer; some ticks."""
 
 _ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
 
@@ -64,7 +76,13 @@ class LoopProcess:
         self._block: SharedBlock = settings.make_block(memory, task)
         self._joints = settings.robot.joints
         self._state = np.zeros(1 + 2 * self._joints)
-        self._reason = ''
+        # Requests come from several threads, and a ring has one writer.
+        self._asking = threading.Lock()
+        self._clearing = threading.Lock()
+        self._causes: dict[str, str] = {}
+        self._withheld = ''
+        self._clears = 0
+        self._told: tuple[str, ...] = ('',)
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'async_mbrl.control.loop', str(memory), str(self.wake)],
             stdin=subprocess.PIPE, pass_fds=(memory, self.wake),
@@ -90,7 +108,8 @@ class LoopProcess:
         Raises:
             ValueError: its arrays are far too large.
         """
-        self._block.put_order(command)
+        with self._asking:
+            self._block.put_order(command)
 
     def put_policy(self, parameters: PolicyParameters) -> None:
         """Hand over a verified policy.
@@ -100,9 +119,77 @@ class LoopProcess:
         """
         self._block.policies.write(self._layout.pack(parameters))
 
-    def fail(self, reason: str) -> None:
-        """Ask the loop to go to fault."""
-        self._block.faults.write(text(reason))
+    # The loop begins not enabled. What ends a run ends orders made before it, too.
+
+    def set_cause(self, name: str, present: bool, reason: str = '') -> None:
+        """Say that a cause for the arm not to move is present, or gone.
+
+        May be said as often as one likes: only changes reach the loop.
+
+        Args:
+            name: of the cause; those that begin with ``emergency_stop`` make an emergency stop.
+            present: a cause that is present makes a fault at once, which :meth:`clear` ends.
+            reason: said to people.
+        """
+        with self._asking:
+            if present:
+                if self._causes.get(name) == reason:
+                    return
+                self._causes[name] = reason
+            elif self._causes.pop(name, None) is None:
+                return
+            kind = RequestKind.CAUSE_PRESENT if present else RequestKind.CAUSE_GONE
+            self._block.put_request(Request(kind, name, reason))
+
+    def clear(self) -> str:
+        """Leave the fault or emergency stop, and wait for the answer of the loop.
+
+        Returns:
+            Why it is still there; empty if there is none any more.
+        """
+        # Nothing else waits meanwhile, least of all an emergency stop.
+        with self._clearing:
+            self._clears += 1
+            number = self._clears
+            with self._asking:
+                self._block.put_request(Request(RequestKind.CLEAR, number=number))
+            give_up_s = time.monotonic() + ANSWER_TIMEOUT_S
+            while time.monotonic() < give_up_s:
+                record = self._block.answers.latest()
+                if record is not None and int.from_bytes(record[:8], 'little') == number:
+                    return from_text(record[8:])
+                time.sleep(0.0005)
+        return f'the control loop did not answer within {ANSWER_TIMEOUT_S} s'
+
+    def enable(self, on: bool) -> None:
+        """Let the loop take orders, or no more; then what runs is given up and the arm held."""
+        self._ask(RequestKind.ENABLE if on else RequestKind.DISABLE)
+
+    def release(self) -> None:
+        """Send nothing any more until the next order, the arm being somebody else's.
+
+        Does nothing while the loop is enabled.
+        """
+        self._ask(RequestKind.RELEASE)
+
+    def halt(self, reason: str) -> None:
+        """Give up what runs, if anything does, and hold the arm."""
+        self._ask(RequestKind.HALT, reason)
+
+    def hold_policy(self, reason: str) -> None:
+        """Hold the arm and refuse orders while there is a reason; '' when there is none.
+
+        May be said as often as one likes: only changes between none and some reach the loop.
+        """
+        with self._asking:
+            if bool(reason) == bool(self._withheld):
+                return
+            self._withheld = reason
+            self._block.put_request(Request(RequestKind.HOLD_POLICY, reason=reason))
+
+    def _ask(self, kind: RequestKind, reason: str = '') -> None:
+        with self._asking:
+            self._block.put_request(Request(kind, reason=reason))
 
     # ---- from the loop ----
 
@@ -138,16 +225,29 @@ class LoopProcess:
 
     @property
     def state(self) -> str:
-        """What the loop does: idle, moving, running, holding or fault."""
+        """What the loop does: idle, moving, running, holding, fault or estop."""
         return STATES[self.count('state')]
 
     @property
+    def motion(self) -> Motion:
+        """Whether the arm may move, and does."""
+        return MOTIONS[self.count('motion')]
+
+    @property
     def fault(self) -> str:
-        """Reason of the fault, empty without one."""
+        """Reason of the fault or emergency stop, empty without one."""
+        return self._fault_lines()[0]
+
+    @property
+    def fault_causes(self) -> tuple[str, ...]:
+        """Causes that are still present, as ``name: reason``."""
+        return self._fault_lines()[1:]
+
+    def _fault_lines(self) -> tuple[str, ...]:
         record = self._block.fault.latest()
         if record is not None:
-            self._reason = from_text(record)
-        return self._reason
+            self._told = tuple(from_text(record).split('\n'))
+        return self._told
 
     @property
     def scheduler(self) -> str:

@@ -45,6 +45,7 @@ class LoopSettings:
     real_time_factor: float = param('seconds of robot time in a second of wall time', 1.0)
     priority: int = param('of SCHED_FIFO, where allowed; 0 for the plain scheduler', 50,
                           minimum=0, maximum=99)
+    dry_run: bool = param('nothing is sent to the arm, so that it does not follow', False)
 
     @classmethod
     def from_json(cls, content: str) -> LoopSettings:

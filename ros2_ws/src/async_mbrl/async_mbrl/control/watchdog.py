@@ -29,10 +29,14 @@ class Heartbeat(enum.IntEnum):
     ACTIVE = 1
     FAULT = 2
     SHUTDOWN = 3
+    ESTOP = 4
 
 
 class Watchdog:
-    """Armed by the first heartbeat of an active controller, disarmed when it ended as asked."""
+    """Armed by the heartbeat of an active controller, disarmed when it sends nothing any more.
+
+    Armed, it acts on silence, and at once on the death of a process.
+    """
 
     def __init__(self, timeout_s: float) -> None:
         """Act after a silence of ``timeout_s``."""
@@ -43,30 +47,28 @@ class Watchdog:
         self.acting = False
         """Whether the safe command has to be sent."""
         self.trips = 0
-        """Silences that were acted on."""
+        """Silences and deaths that were acted on."""
 
     def heartbeat(self, state: Heartbeat, now_s: float) -> None:
         """Take a heartbeat, received at a steady time."""
         self._last_s = now_s
-        self.acting = False
         if state == Heartbeat.ACTIVE:
             self.armed = True
-        elif state == Heartbeat.SHUTDOWN:
+        elif state in (Heartbeat.IDLE, Heartbeat.SHUTDOWN):
             self.armed = False
 
-    def check(self, now_s: float) -> bool:
-        """Say whether the safe command has to be sent at a steady time."""
-        if self.armed and not self.acting and now_s - self._last_s > self._timeout_s:
-            self.acting = True
-            self.trips += 1
-        return self.acting
+    def check(self, now_s: float, dead: bool = False) -> bool:
+        """Say whether the safe command has to be sent at a steady time.
+
+        Args:
+            now_s: the time.
+            dead: whether a process of the controller that sent the last heartbeat has died.
+        """
+        acting = self.armed and (dead or self.silence_s(now_s) > self._timeout_s)
+        self.trips += acting and not self.acting
+        self.acting = acting
+        return acting
 
     def silence_s(self, now_s: float) -> float:
         """Time since the last heartbeat, s."""
         return now_s - self._last_s
-
-    def remaining_s(self, now_s: float) -> float:
-        """Time until silence would be acted on, s; infinite while disarmed or acting."""
-        if not self.armed or self.acting:
-            return float('inf')
-        return max(0.0, self._last_s + self._timeout_s - now_s)

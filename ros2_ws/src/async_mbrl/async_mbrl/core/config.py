@@ -20,6 +20,14 @@ T = TypeVar('T')
 
 _MISSING = dataclasses.MISSING
 
+MAXIMUM_BYTES = 1024 * 1024
+"""Of a configuration file."""
+
+_QUOTED = 200
+"""Characters of a value that an error message repeats."""
+
+_INTEGER_BITS = 63
+
 
 class ConfigError(ValueError):
     """A configuration does not fit; the message names the key, the value, the limit, the remedy."""
@@ -95,13 +103,15 @@ def load(cls: type[T], mapping: Mapping[str, Any], path: str = '') -> T:
         ConfigError: unknown key, missing key, wrong type, or value out of range.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f'{path or cls.__name__}: expected a mapping, got {mapping!r}')
+        raise ConfigError(
+            f'{path or cls.__name__}: expected a mapping, got {_quoted(mapping)}')
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     where = f'{path}.' if path else ''
     for key in mapping:
         if key not in fields:
             known = ', '.join(sorted(fields))
-            raise ConfigError(f'{where}{key}: unknown key; known here: {known}')
+            raise ConfigError(
+                f'{where}{str(key)[:_QUOTED]}: unknown key; known here: {known}')
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, field in fields.items():
@@ -156,21 +166,60 @@ def look_up(mapping: Any, path: str) -> Any:
     return mapping
 
 
+def parse_yaml(text: str | bytes) -> Any:
+    """Give what YAML says.
+
+    Raises:
+        ConfigError: it is not valid, or has an alias.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  derived from the safe one
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+            RecursionError) as error:    # constructors of numbers, dates and the like raise them
+        raise ConfigError(f'not valid YAML: {str(error)[:_QUOTED]}') from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        ConfigError: the file does not exist, is not YAML, or holds no mapping.
+        ConfigError: the file does not exist or cannot be read, is larger than any configuration,
+            is not YAML, or holds no mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        if path.stat().st_size > MAXIMUM_BYTES:
+            raise ConfigError(f'{path}: {path.stat().st_size} bytes, more than {MAXIMUM_BYTES}; '
+                              'not a configuration')
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f'{path}: no such file') from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f'{path}: not valid YAML: {error}') from None
+    except OSError as error:
+        raise ConfigError(f'{path}: cannot be read: {error.strerror}') from None
+    try:
+        content = parse_yaml(data)
+    except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from None
     if not isinstance(content, dict):
         raise ConfigError(f'{path}: expected a mapping at the top, got {type(content).__name__}')
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases, by which a small file could stand for an endless value."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.YAMLError(f'line {mark.line + 1}: aliases are not taken; write it out')
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and not node.value.isascii() and any(
+                '\ud800' <= character <= '\udfff' for character in node.value):
+            raise yaml.YAMLError(f'line {node.start_mark.line + 1}: half a character')
+        return node
+
+
+def _quoted(value: Any) -> str:
+    return repr(value)[:_QUOTED]
 
 
 def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> Any:
@@ -178,7 +227,8 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> An
     if origin is tuple:
         element = typing.get_args(hint)[0]
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f'{key}: expected a list of {element.__name__}, got {value!r}')
+            raise ConfigError(
+                f'{key}: expected a list of {element.__name__}, got {_quoted(value)}')
         return tuple(_scalar(item, element, metadata, f'{key}[{i}]')
                      for i, item in enumerate(value))
     if isinstance(hint, types.UnionType) or origin is typing.Union:
@@ -187,11 +237,14 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> An
 
 
 def _scalar(value: Any, kind: type, metadata: Mapping[str, Any], key: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and value.bit_length() > _INTEGER_BITS:
+        raise ConfigError(f'{key}: a whole number of {value.bit_length()} bits; parameters have '
+                          f'at most {_INTEGER_BITS}')
+    if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
         raise ConfigError(
-            f'{key}: expected {kind.__name__}, got {value!r} ({type(value).__name__})')
+            f'{key}: expected {kind.__name__}, got {_quoted(value)} ({type(value).__name__})')
     low, high = metadata.get('minimum'), metadata.get('maximum')
     if kind in (int, float):
         if isinstance(value, float) and not math.isfinite(value):
@@ -202,5 +255,5 @@ def _scalar(value: Any, kind: type, metadata: Mapping[str, Any], key: str) -> An
             raise ConfigError(f'{key}: {value} is above the maximum {high}')
     choices = metadata.get('choices')
     if choices and value not in choices:
-        raise ConfigError(f'{key}: {value!r} is not one of {", ".join(choices)}')
+        raise ConfigError(f'{key}: {_quoted(value)} is not one of {", ".join(choices)}')
     return value

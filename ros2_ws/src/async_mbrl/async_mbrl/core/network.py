@@ -7,18 +7,21 @@ from typing import Any
 
 from async_mbrl.core.config import ConfigError, param
 
+MOST_LAYERS = 8
+
 
 @dataclass(frozen=True)
 class PolicyNetworkConfig:
     """A multi-layer perceptron from the task's features to the mean of a normalised action."""
 
-    hidden: tuple[int, ...] = param('units of each hidden layer', minimum=1)
+    hidden: tuple[int, ...] = param('units of each hidden layer', minimum=1, maximum=4096)
     activation: str = param('between layers', choices=('tanh', 'silu', 'relu'))
     squash: str = param('how the output is brought into [-1, 1]', choices=('clip', 'tanh'))
 
     def __post_init__(self) -> None:
-        if not self.hidden:
-            raise ConfigError('hidden: at least one hidden layer is needed')
+        if not 1 <= len(self.hidden) <= MOST_LAYERS:
+            raise ConfigError(f'hidden: {len(self.hidden)} hidden layers; from 1 to {MOST_LAYERS} '
+                              'are possible')
 
 
 def policy_architecture(network: PolicyNetworkConfig, task: Any) -> dict[str, Any]:

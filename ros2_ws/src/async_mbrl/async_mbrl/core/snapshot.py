@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,15 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 MAXIMUM_BYTES = 256 * 1024 * 1024
+"""Of a snapshot of which nothing is known, such as a file somebody names."""
+
+HEADER_BYTES = 64 * 1024
+"""Most bytes of a snapshot besides its tensors: their names, and what it says of itself."""
+
+KINDS = ('model', 'policy')
+
+_QUOTED = 200
+"""Characters of foreign text that an error message repeats."""
 
 
 class Version(NamedTuple):
@@ -69,7 +79,11 @@ def checksum(data: bytes | memoryview) -> str:
 
 
 def encode(snapshot: Snapshot) -> bytes:
-    """Encode a snapshot as safetensors bytes; all but the tensors goes into the metadata."""
+    """Encode a snapshot as safetensors bytes; all but the tensors goes into the metadata.
+
+    Raises:
+        SnapshotError: its header would be too large for :func:`decode`.
+    """
     about = {
         'kind': snapshot.kind,
         'version': list(snapshot.version),
@@ -83,15 +97,23 @@ def encode(snapshot: Snapshot) -> bytes:
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in snapshot.tensors.items()}
     about['tensors_sha256'] = _digest(tensors)
-    return safetensors.numpy.save(tensors, metadata={'async_mbrl': json.dumps(about)})
+    data = safetensors.numpy.save(tensors, metadata={'async_mbrl': json.dumps(about)})
+    header_bytes = int.from_bytes(data[:8], 'little')
+    if header_bytes > HEADER_BYTES - 8:
+        raise SnapshotError(f'snapshot {snapshot.version} has a header of {header_bytes} bytes, '
+                            f'more than {HEADER_BYTES - 8}; keep its extra short')
+    return data
 
 
-def decode(data: bytes, *, expected_checksum: str | None = None, expected_kind: str | None = None,
+def decode(data: bytes, *, maximum_bytes: int = MAXIMUM_BYTES,
+           expected_checksum: str | None = None, expected_kind: str | None = None,
            expected_architecture: Mapping[str, Any] | None = None) -> Snapshot:
-    """Decode and verify snapshot bytes.
+    """Decode and verify snapshot bytes; sizes are checked before anything is made of them.
 
     Args:
         data: what :func:`encode` gave.
+        maximum_bytes: more than that are refused; for a known architecture the bytes of its
+            tensors and ``HEADER_BYTES``.
         expected_checksum: SHA-256 that the bytes must have, hex; without one, the tensors must
             have the SHA-256 that the snapshot itself records.
         expected_kind: ``model`` or ``policy``.
@@ -101,28 +123,44 @@ def decode(data: bytes, *, expected_checksum: str | None = None, expected_kind: 
         SnapshotError: too large, damaged, foreign, of another kind or architecture, or with a
             tensor that is not finite.
     """
-    if len(data) > MAXIMUM_BYTES:
-        raise SnapshotError(f'snapshot has {len(data)} bytes, more than {MAXIMUM_BYTES}')
+    if len(data) > maximum_bytes:
+        raise SnapshotError(f'snapshot has {len(data)} bytes, more than {maximum_bytes}')
     if expected_checksum is not None and checksum(data) != expected_checksum:
         raise SnapshotError('snapshot is damaged: its SHA-256 is not the one announced')
-    snapshot, digest = _parse(data)
+    snapshot, found, digest = _parse(data)
     if expected_checksum is None and _digest(snapshot.tensors) != digest:
         raise SnapshotError('snapshot is damaged: its tensors have not the SHA-256 it records')
     if expected_kind is not None and snapshot.kind != expected_kind:
         raise SnapshotError(f'snapshot is a {snapshot.kind}, expected a {expected_kind}')
     if expected_architecture is not None:
         wanted = architecture_hash(expected_architecture)
-        if snapshot.architecture_hash != wanted:
+        if found != wanted:
             raise SnapshotError(
-                f'snapshot has architecture {snapshot.architecture_hash[:12]} '
-                f'({json.dumps(snapshot.architecture)}), expected {wanted[:12]}')
+                f'snapshot has architecture {found[:12]} '
+                f'({json.dumps(snapshot.architecture)[:_QUOTED]}), expected {wanted[:12]}')
     for name, tensor in snapshot.tensors.items():
         if not np.all(np.isfinite(tensor)):
-            raise SnapshotError(f'snapshot {snapshot.version}: tensor {name} is not finite')
+            raise SnapshotError(
+                f'snapshot {snapshot.version}: tensor {name[:_QUOTED]} is not finite')
     if not (np.isfinite(snapshot.exploration_std) and 0 <= snapshot.exploration_std <= 1
             and 0 <= snapshot.exploration_correlation < 1):
         raise SnapshotError('snapshot has exploration outside [0, 1]')
     return snapshot
+
+
+def read(path: Path, *, maximum_bytes: int = MAXIMUM_BYTES, expected_kind: str | None = None,
+         expected_architecture: Mapping[str, Any] | None = None) -> Snapshot:
+    """Read and verify a snapshot from a file; arguments as for :func:`decode`.
+
+    Raises:
+        SnapshotError: as for :func:`decode`; a file that is too large is not read.
+        OSError: the file cannot be read.
+    """
+    size = path.stat().st_size
+    if size > maximum_bytes:
+        raise SnapshotError(f'{path} has {size} bytes, more than {maximum_bytes}')
+    return decode(path.read_bytes(), maximum_bytes=maximum_bytes, expected_kind=expected_kind,
+                  expected_architecture=expected_architecture)
 
 
 def _digest(tensors: Mapping[str, np.ndarray]) -> str:
@@ -134,30 +172,65 @@ def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _parse(data: bytes) -> tuple[Snapshot, str]:
-    """Take a snapshot and its recorded digest out of bytes of which nothing is known."""
+def _parse(data: bytes) -> tuple[Snapshot, str, str]:
+    """Take a snapshot out of bytes of which nothing is known.
+
+    Gives the snapshot, the hash of its architecture, and the digest it records of its tensors.
+    """
     header_bytes = int.from_bytes(data[:8], 'little')
     if len(data) < 8 or header_bytes > len(data) - 8:
         raise SnapshotError('snapshot is damaged: its header is longer than the data')
+    if header_bytes > HEADER_BYTES - 8:
+        raise SnapshotError(f'not a snapshot of this project: its header has {header_bytes} bytes, '
+                            f'more than {HEADER_BYTES - 8}')
     try:
         header = json.loads(bytes(data[8:8 + header_bytes]))
         about = json.loads(header['__metadata__']['async_mbrl'])
-        version, model_version = (
-            Version(*(int(part) for part in about[name])) for name in ('version', 'model_version'))
-        if min(*version, *model_version) < 0:
-            raise ValueError(f'version {version} of model {model_version}')
-        return Snapshot(
-            kind=str(about['kind']),
-            version=version,
+        snapshot = Snapshot(
+            kind=_kind(about['kind']),
+            version=_version(about['version']),
             architecture=dict(about['architecture']),
             tensors=safetensors.numpy.load(bytes(data)),
-            trained_on_transitions=int(about['trained_on_transitions']),
-            updates=int(about['updates']),
-            model_version=model_version,
-            exploration_std=float(about['exploration_std']),
-            exploration_correlation=float(about['exploration_correlation']),
+            trained_on_transitions=_whole(about['trained_on_transitions'], 64),
+            updates=_whole(about['updates'], 64),
+            model_version=_version(about['model_version']),
+            exploration_std=_number(about['exploration_std']),
+            exploration_correlation=_number(about['exploration_correlation']),
             extra=dict(about['extra']),
-        ), str(about['tensors_sha256'])
+        )
+        # Here, since it too fails on what is nested too deeply.
+        return snapshot, snapshot.architecture_hash, _text(about['tensors_sha256'])
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
             RecursionError) as error:
-        raise SnapshotError(f'not a snapshot of this project: {error!r}') from None
+        raise SnapshotError(
+            f'not a snapshot of this project: {repr(error)[:_QUOTED]}') from None
+
+
+def _kind(value: Any) -> str:
+    if value not in KINDS:
+        raise ValueError(f'{value!r} is not one of {", ".join(KINDS)}')
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f'{type(value).__name__} where text is expected')
+    return value
+
+
+def _whole(value: Any, bits: int) -> int:
+    """Take a whole number as a message can carry it: nothing that would have to be rounded."""
+    if type(value) is not int or not 0 <= value < 1 << bits:
+        raise ValueError(f'{value!r} is not a whole number of {bits} bits')
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f'{value!r} is not a number')
+    return float(value)
+
+
+def _version(value: Any) -> Version:
+    incarnation, counter = value
+    return Version(_whole(incarnation, 32), _whole(counter, 64))

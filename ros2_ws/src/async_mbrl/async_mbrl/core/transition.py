@@ -9,6 +9,10 @@ import numpy as np
 
 from async_mbrl.core.snapshot import NO_VERSION, Version
 
+NOT_NOW = 'not now: '
+"""Begins the reason of an abort that tells nothing against the episode: no order is taken just now,
+because the controller is not active or its policy must not act. It is worth asking again."""
+
 
 class Mode(enum.IntEnum):
     """Whether an episode is learned from or judged."""

@@ -13,6 +13,7 @@ from control_rig import (
     make_robot,
     make_snapshot,
 )
+from filter_rig import Checks, SimpleArm
 
 from async_mbrl.control.core import ControlCore
 from async_mbrl.control.exploration import CorrelatedNoise
@@ -248,30 +249,148 @@ def test_other_interfaces_run_episodes_and_stop_on_stale_states(interface):
     bench.order()
     bench.until(StepKind.END)
     for event in bench.events[2:]:
-        # The plant stands still here, so a displacement is reached as fast as the limits allow.
-        assert event.previous_action_applied == pytest.approx(np.full(JOINTS, 0.02), abs=1e-5)
+        # The plant stands still here; what is asked is reached as fast as the limits allow, and
+        # what the ramp took away is in the applied action.
+        assert event.previous_action_applied == pytest.approx(np.full(JOINTS, 0.02), rel=0.35)
+        assert not event.previous_intervened
     bench.state_time_s = 0.0
-    bench.tick(2)
-    safe = np.zeros(JOINTS) if interface == 'velocity' else bench.plant.position
-    assert bench.sent[-1] == pytest.approx(safe)
+    bench.tick()
+    assert bench.events[-1].kind == StepKind.END, 'the arm was held by then'
+    bench.tick(100)
+    assert bench.core.stale_holds == 1
+    assert bench.core.safe
+    if interface == 'velocity':
+        assert not bench.sent[-1].any()
+    assert np.array_equal(bench.sent[-1], bench.sent[-2])
 
 
-def test_three_actions_that_are_not_finite_are_a_fault():
+def test_an_action_that_is_not_finite_ends_the_episode_and_the_third_is_a_fault():
     bench = Bench()
     # Each parameter is finite, yet the features overflow, and no weight makes that good.
     bench.policy(state_std=np.full(bench.task.state_size, 1e-40, np.float32))
-    bench.order()
-    with np.errstate(over='ignore', invalid='ignore'):
-        bench.until(StepKind.ABORTED)
-    assert bench.kinds() == [StepKind.MOVE_DONE, StepKind.ABORTED]
-    assert 'not finite' in bench.events[-1].reason
+    for number in range(3):
+        assert bench.core.state != 'fault'
+        bench.events.clear()
+        bench.order(number)
+        with np.errstate(over='ignore', invalid='ignore'):
+            bench.until(StepKind.ABORTED)
+        assert bench.kinds() == [StepKind.MOVE_DONE, StepKind.ABORTED]
+        assert 'not finite' in bench.events[-1].reason
     assert bench.core.state == 'fault'
+    assert 'in a row' in bench.core.fault
+    assert bench.core.fault_causes == ()
     assert all(np.isfinite(sent).all() for sent in bench.sent if sent is not None)
     bench.events.clear()
-    bench.order(1)
+    bench.order(3)
     bench.tick(5)
     assert bench.kinds() == [StepKind.ABORTED]
     assert 'fault' in bench.events[0].reason
+    assert bench.core.clear() == ''
+    assert bench.core.state == 'holding'
+    bench.policy(version=Version(1, 1))
+    bench.order(4)
+    bench.until(StepKind.END)
+
+
+@pytest.mark.parametrize('interface', ['effort', 'velocity', 'position'])
+def test_a_cause_brakes_a_moving_arm_within_the_limits(interface):
+    bench = Bench(command_interface=interface)
+    arm = SimpleArm(bench.robot, np.array(bench.robot.home), np.zeros(JOINTS))
+    bench.plant.position, bench.plant.velocity = arm.position, arm.velocity
+    bench.policy(bias=0.3 if interface == 'effort' else 0.05)
+    bench.order(steps=100, start_pose=np.zeros(0))
+    checks = Checks(bench.robot)
+    checks.begin(arm.position if interface == 'position' else np.zeros(JOINTS))
+
+    def tick(count: int) -> None:
+        for _ in range(count):
+            bench.tick()
+            checks.take(bench.sent[-1])
+            arm.step(bench.sent[-1])
+            bench.plant.position, bench.plant.velocity = arm.position, arm.velocity
+
+    tick(150)
+    before = np.abs(arm.velocity).max()
+    assert before > 0.02
+    bench.core.set_cause('emergency_stop', True, 'button')
+    tick(500)
+    assert bench.core.state == 'estop'
+    assert bench.events[-1].reason == 'button'
+    assert np.abs(arm.velocity).max() < 0.2 * before
+    bench.core.set_cause('emergency_stop', False)
+    assert bench.core.clear() == ''
+    tick(100)
+    assert bench.core.state == 'holding'
+    assert not checks.counts
+
+
+def test_an_episode_without_a_start_pose_begins_where_the_arm_is():
+    bench = Bench()
+    bench.plant.position = bench.plant.position + 0.1
+    bench.policy()
+    bench.tick(5)
+    bench.order(start_pose=np.zeros(0), move_duration_s=0.0)
+    bench.tick()
+    assert bench.kinds() == [StepKind.MOVE_DONE, StepKind.STEP]
+    assert bench.events[-1].observation[:JOINTS] == pytest.approx(
+        bench.plant.position, abs=1e-3)
+    bench.until(StepKind.END)
+
+
+def test_a_dry_run_arrives_in_time_and_has_applied_nothing():
+    bench = Bench()
+    bench.core = ControlCore(bench.robot, bench.task, NETWORK, dry_run=True)
+    bench.policy(bias=0.5)
+    bench.plant.inertia = np.full(JOINTS, 1e12)     # nothing reaches the arm
+    bench.order(start_pose=np.array(bench.robot.home) + 0.3)
+    end = bench.until(StepKind.END)
+    assert bench.events[0].kind == StepKind.MOVE_DONE
+    assert end.time_s - bench.events[1].time_s == pytest.approx(0.3)
+    for event in bench.events[1:]:
+        assert not event.previous_action_applied.any()
+    assert np.abs(bench.sent[-60]).max() > 0.1
+
+
+def test_a_new_policy_takes_over_little_by_little():
+    bench = Bench(policy_blend_s=0.4)
+    bench.policy(version=Version(1, 0), bias=0.0)
+    bench.order(steps=8)
+    bench.until(StepKind.STEP)
+    bench.policy(version=Version(1, 1), bias=0.4)
+    bench.tick(TICKS_PER_STEP)
+    bench.policy(version=Version(1, 2), bias=0.4)     # waits until the other has taken over
+    bench.until(StepKind.END)
+    steps = [event for event in bench.events if event.kind == StepKind.STEP]
+    assert [float(step.action_requested[0]) for step in steps] == pytest.approx(
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4], abs=0.003)
+    versions = [step.policy_version.counter for step in steps]
+    assert versions == [0, 1, 1, 1, 1, 2, 2, 2]
+    # An episode begins with the newest alone.
+    bench.policy(version=Version(1, 3), bias=-0.2)
+    bench.events.clear()
+    bench.order(1, mode=Mode.EVALUATION, start_pose=np.zeros(0))
+    bench.until(StepKind.END)
+    assert bench.events[1].action_requested == pytest.approx(np.full(JOINTS, -0.2))
+
+
+def test_a_released_arm_is_sent_nothing_until_the_next_order():
+    bench = Bench()
+    bench.policy()
+    bench.order()
+    bench.until(StepKind.END)
+    bench.core.release()
+    bench.tick()
+    assert bench.sent[-1] is not None, 'the arm is ours while the core is enabled'
+    bench.core.enable(False)
+    bench.core.release()
+    bench.tick(3)
+    assert bench.sent[-3:] == [None] * 3
+    bench.core.enable(True)
+    bench.tick()
+    assert bench.sent[-1] is None
+    bench.order(1)
+    bench.tick()
+    assert bench.sent[-1] is not None
 
 
 def test_a_move_takes_exactly_its_time_unless_the_speed_limit_forbids():

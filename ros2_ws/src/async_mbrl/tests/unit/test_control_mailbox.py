@@ -96,7 +96,7 @@ def test_orders_and_steps_survive():
     order = episode(make_robot(), 7, mode=Mode.EVALUATION, policy_version=Version(2, 5),
                     seed=2**64 - 1)
     block.put_order(order)
-    again = block.get_order()
+    again = block.get_request()
     assert again is not None
     for name, value in vars(order).items():
         assert np.array_equal(getattr(again, name), value), name

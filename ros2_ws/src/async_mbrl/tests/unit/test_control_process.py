@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from control_rig import JOINTS, NETWORK, episode, make_reach, make_robot, make_snapshot
 
+from async_mbrl.control.motion import Motion
 from async_mbrl.control.policy import PolicyParameters
 from async_mbrl.control.process import LoopProcess
 from async_mbrl.control.settings import LoopSettings
@@ -32,6 +33,7 @@ def robot():
 @pytest.fixture
 def loop(robot):
     process = LoopProcess(make_settings(robot))
+    process.enable(True)
     wait(lambda: process.count('ticks') > 0)
     yield process
     process.ask_to_stop()
@@ -163,13 +165,76 @@ def test_deadlines_left_out_count_as_late(loop, robot):
     assert loop.punctuality().p99_s > 0.02
 
 
-def test_a_fault_asked_for_by_the_parent_is_told_and_nothing_is_sent(loop):
-    loop.fail('joint names do not match')
+def test_a_cause_makes_a_fault_that_is_told_and_nothing_is_sent(loop):
+    loop.set_cause('robot', True, 'joint names do not match')
     wait(lambda: loop.state == 'fault')
+    assert loop.motion is Motion.FAULT
     wait(lambda: loop.fault == 'joint names do not match')
+    assert loop.fault_causes == ('robot: joint names do not match',)
     time.sleep(0.02)
     assert loop.newest_command() is None
     assert loop.count('active') == 0
+
+
+def test_a_fault_is_cleared_only_when_its_cause_is_gone(loop, robot):
+    feed = start_episode(loop, robot)
+    wait(lambda: loop.state == 'moving', feed)
+    loop.set_cause('emergency_stop', True, 'button')
+    loop.set_cause('guard', True, 'silence')
+    wait(lambda: loop.state == 'estop' and len(loop.fault_causes) == 2, feed)
+    assert loop.fault == 'button'
+    assert 'emergency_stop: button; guard: silence' in loop.clear()
+    loop.set_cause('emergency_stop', False)
+    assert loop.clear() == 'still there: guard: silence'
+    assert loop.motion is Motion.ESTOP
+    loop.set_cause('guard', False)
+    assert loop.clear() == ''
+    wait(lambda: loop.state == 'holding', feed)
+    assert (loop.fault, loop.fault_causes) == ('', ())
+    step = loop.next_step()
+    assert step is not None
+    assert (step.kind, step.reason) == (StepKind.ABORTED, 'button')
+    loop.put_order(episode(robot, 1))
+    wait(lambda: loop.state == 'running', feed)
+
+
+def test_a_loop_that_is_not_enabled_holds_and_refuses_orders(loop, robot):
+    feed = start_episode(loop, robot)
+    wait(lambda: loop.state == 'moving', feed)
+    reasons = {}
+
+    def aborted(number: int) -> str:
+        def collect() -> None:
+            feed()
+            while (step := loop.next_step()) is not None:
+                if step.kind == StepKind.ABORTED:
+                    reasons[step.command_number] = step.reason
+
+        wait(lambda: number in reasons, collect)
+        return reasons[number]
+
+    loop.enable(False)
+    assert aborted(0) == 'not now: the controller was deactivated'
+    assert loop.motion is Motion.HOLDING
+    loop.put_order(episode(robot, 1))
+    assert aborted(1).startswith('not now: the controller is not active')
+    loop.enable(True)
+    loop.put_order(episode(robot, 2, start_pose=np.zeros(0), steps=1000))
+    wait(lambda: loop.state == 'running', feed)
+    loop.hold_policy('too old')
+    assert aborted(2) == 'not now: too old'
+    loop.put_order(episode(robot, 3))
+    assert aborted(3) == 'not now: too old'
+    loop.hold_policy('')
+    loop.put_order(episode(robot, 4))
+    wait(lambda: loop.state == 'moving', feed)
+    loop.halt('silence')
+    assert aborted(4) == 'silence'
+    assert loop.count('active') == 1
+    loop.enable(False)
+    loop.release()
+    wait(lambda: loop.count('active') == 0, feed)
+    assert loop.motion is Motion.IDLE
 
 
 def test_the_loop_dies_with_its_parent(robot, tmp_path):

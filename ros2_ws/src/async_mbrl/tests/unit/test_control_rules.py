@@ -56,9 +56,7 @@ def test_guard_acts_only_on_the_silence_of_an_active_controller():
     watchdog.heartbeat(Heartbeat.IDLE, clock.now())
     clock.sleep_until(20.0)
     assert not watchdog.check(clock.now())
-    assert watchdog.remaining_s(clock.now()) == float('inf')
     watchdog.heartbeat(Heartbeat.ACTIVE, clock.now())
-    assert watchdog.remaining_s(clock.now()) == pytest.approx(TIMEOUT_S)
     clock.sleep_until(20.0 + 0.99 * TIMEOUT_S)
     assert not watchdog.check(clock.now())
     clock.sleep_until(20.0 + 1.01 * TIMEOUT_S)
@@ -76,10 +74,27 @@ def test_guard_lets_go_when_heartbeats_return_and_when_the_controller_ends():
     watchdog.heartbeat(Heartbeat.FAULT, 1.1)
     assert not watchdog.check(1.1)
     assert watchdog.check(1.3), 'a fault does not disarm'
-    watchdog.heartbeat(Heartbeat.SHUTDOWN, 1.4)
-    assert not watchdog.check(99.0)
+    for end in (Heartbeat.SHUTDOWN, Heartbeat.IDLE):
+        watchdog.heartbeat(Heartbeat.ACTIVE, 1.4)
+        watchdog.heartbeat(end, 1.4)
+        assert not watchdog.check(99.0)
     watchdog.heartbeat(Heartbeat.ACTIVE, 100.0)
     assert watchdog.check(100.1)
+
+
+def test_guard_acts_at_once_on_a_death_whatever_heartbeats_are_still_on_their_way():
+    watchdog = Watchdog(TIMEOUT_S)
+    watchdog.heartbeat(Heartbeat.IDLE, 0.0)
+    assert not watchdog.check(0.001, dead=True), 'nothing was sent yet'
+    watchdog.heartbeat(Heartbeat.ACTIVE, 1.0)
+    assert watchdog.check(1.001, dead=True)
+    watchdog.heartbeat(Heartbeat.ACTIVE, 1.002)
+    assert watchdog.check(1.002, dead=True)
+    assert watchdog.trips == 1
+    watchdog.heartbeat(Heartbeat.ESTOP, 2.0)        # of a successor
+    assert not watchdog.check(2.0)
+    assert watchdog.check(2.1)
+    assert watchdog.trips == 2
 
 
 def test_missed_deadlines_are_left_out_and_the_grid_stays(monkeypatch):

@@ -1,0 +1,61 @@
+"""A new policy takes over from the old one little by little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from async_mbrl.control.policy import NumpyPolicy, PolicyParameters
+from async_mbrl.core.network import PolicyNetworkConfig
+
+
+class BlendedPolicy:
+    """The mean (1 - w) old + w new of two policies, w going from 0 to 1 in a set time."""
+
+    def __init__(self, task: Any, network: PolicyNetworkConfig, blend_s: float) -> None:
+        """Prepare for a task and a network.
+
+        Args:
+            task: see :mod:`async_mbrl.tasks`.
+            network: shape of the policies.
+            blend_s: time that a new policy takes to take over, s.
+        """
+        self._new = NumpyPolicy(task, network)
+        self._old = NumpyPolicy(task, network)
+        self._blend_s = blend_s
+        self._since_s = 0.0
+        self._blending = False
+
+    @property
+    def parameters(self) -> PolicyParameters | None:
+        """Parameters of the newest policy; None before the first."""
+        return self._new.parameters
+
+    def use(self, parameters: PolicyParameters, time_s: float, at_once: bool) -> None:
+        """Let these parameters take over from a robot time on, s, or at once."""
+        if self._new.parameters is not None and self._blend_s > 0.0 and not at_once:
+            self._old.use(self._new.parameters)
+            self._since_s = time_s
+            self._blending = True
+        self._new.use(parameters)
+
+    def blending(self, time_s: float) -> bool:
+        """Say whether a new policy is still taking over; until then no other one should."""
+        return self._blending and time_s - self._since_s < self._blend_s
+
+    def settle(self) -> None:
+        """Let the newest policy act alone from now on."""
+        self._blending = False
+
+    def mean(self, observation: np.ndarray, time_s: float) -> np.ndarray:
+        """Give the mean action (n,), in [-1, 1], of an observation at a robot time.
+
+        Raises:
+            RuntimeError: no parameters are in use.
+        """
+        mean = self._new.mean(observation)
+        if self.blending(time_s):
+            share = (time_s - self._since_s) / self._blend_s
+            mean = (1.0 - share) * self._old.mean(observation) + share * mean
+        return mean
