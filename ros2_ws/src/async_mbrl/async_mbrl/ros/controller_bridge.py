@@ -1,15 +1,16 @@
 """Between the topics and the mailboxes of the control loop, which lives in a process of its own.
 
-Threads: one goes with the loop, taking the newest joint state shortly before each of its ticks and
-publishing what it sends right after; the executor's takes orders in; one decodes policies
-(:mod:`async_mbrl.ros.policy_intake`). Joint states are polled because waking an executor for each
-of them costs several times more of a core.
+Threads: one goes with the loop, taking the newest joint state shortly before each of its ticks,
+publishing what it sends right after, and seeing at once what dies; the executor's takes orders in;
+one decodes policies (:mod:`async_mbrl.ros.policy_intake`). Joint states are polled because waking
+an executor for each of them costs several times more of a core.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 import select
 import threading
 import time
@@ -23,15 +24,21 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
-from async_mbrl.control.core import FAULT, IDLE
+from async_mbrl.control.core import IDLE
+from async_mbrl.control.motion import Motion
+from async_mbrl.control.move import AT_REST_RAD_S
+from async_mbrl.control.plausibility import Plausibility
 from async_mbrl.control.process import LoopProcess
 from async_mbrl.core.clock import RobotClock
+from async_mbrl.core.host import host_id
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode, StepKind
 from async_mbrl.ros import qos
+from async_mbrl.ros.bounds import StreamBounds, subscribe
 from async_mbrl.ros.commands import CommandPublisher
 from async_mbrl.ros.controller_report import ControllerReport
+from async_mbrl.ros.controller_watch import ControllerWatch, WatchOptions
 from async_mbrl.ros.convert import command_from_message, step_to_message, to_seconds
 from async_mbrl.ros.driver import PolledGroup
 from async_mbrl.ros.joint_states import JointStateError, JointStateReader
@@ -49,6 +56,13 @@ REPORT_PERIOD_S = 0.5
 LEAD = 0.25
 """Joint states are taken this share of a period before a tick."""
 STOP_TIMEOUT_S = 1.0
+BRAKING_S = 0.5
+"""The arm is given so long to come to rest when it is let go."""
+
+JOINT_NAMES, JOINT_STATES = 'joint_names', 'joint_states'
+"""Causes of a fault."""
+
+SAFETY_STATES = {Motion.FAULT: msg.SafetyStatus.FAULT, Motion.ESTOP: msg.SafetyStatus.ESTOP}
 MOST_RECOVERY_S = 1.5
 """An order that arrives later, having been asked for again, is obeyed no more. Twice what asking
 takes, wall time."""
@@ -59,10 +73,10 @@ class LoopDied(RuntimeError):
 
 
 class ControllerBridge:
-    """Everything of the controller that speaks ROS."""
+    """Everything of the controller that speaks ROS to the nodes of the graph."""
 
     def __init__(self, node: Node, robot: RobotConfig, task: Any, network: PolicyNetworkConfig,
-                 loop: LoopProcess, factor: float) -> None:
+                 loop: LoopProcess, factor: float, options: WatchOptions) -> None:
         """Create publishers, subscriptions and threads.
 
         Args:
@@ -72,6 +86,7 @@ class ControllerBridge:
             network: shape of the policy.
             loop: the control loop, started.
             factor: real-time factor.
+            options: what is watched.
         """
         self._node = node
         self._loop = loop
@@ -80,29 +95,38 @@ class ControllerBridge:
         self._died = ''
         self._closing = False
         self._reader = JointStateReader(robot.joint_names)
-        self._joints_known = self._faulted_joints = False
+        self._plausibility = Plausibility(robot.limits.velocity)
+        self._joints_known = False
         self._factor = factor
         self._orders_end: tuple[int, int] = (0, 0)
         self._passed_over: EpisodeCommand | None = None
-        self._position = np.zeros(robot.joints)
+        self.measured: tuple[float, np.ndarray, np.ndarray] | None = None
+        """Newest joint state: when it was received, robot time, s; (n,) rad; (n,) rad/s."""
+        self._joints = robot.joints
         self._interface = robot.command_interface
-        self._ticks_told = -1
+        self._ticks_told = 0
+        self._host = host_id()
         self._policy_published_ns: collections.OrderedDict[Any, int] = collections.OrderedDict()
-        self._commands = CommandPublisher(node, robot.commands_topic, robot.joints)
-        self._safety = node.create_publisher(msg.SafetyStatus, 'safety_status', qos.FRESH)
+        self._commands = CommandPublisher(node, robot, options.dry_run)
+        self._safety = node.create_publisher(msg.SafetyStatus, 'safety_status', qos.HEARTBEAT)
         self._steps = StreamPublisher(node, CONTROL_STEPS, session=self._session)
-        self._orders = StreamSubscriber(node, EPISODE_COMMANDS, self._on_order)
-        self._run_status = node.create_subscription(
-            msg.RunStatus, 'run_status', self._on_run_status, qos.STATUS)
+        self._orders = StreamSubscriber(node, EPISODE_COMMANDS, self._on_order,
+                                        bounds=StreamBounds.of(task))
+        subscribe(node, msg.RunStatus, 'run_status', self._on_run_status, qos.STATUS)
         self._intake = PolicyIntake(node, task, network, loop)
-        self._report = ControllerReport(node, robot, loop, self._intake, self._session)
+        self.report = ControllerReport(node, robot, loop, self._intake, self._session,
+                                       options.dry_run)
+        """What the controller tells about itself."""
+        self.watch = ControllerWatch(node, self._commands.publisher.topic_name, options, loop,
+                                     self._intake, self.report, self._session)
+        """What it watches besides joint states."""
         self._period_s = 1.0 / (robot.control_rate_hz * factor)
         self._joint_states = node.create_subscription(
             JointState, robot.joint_states_topic, self._on_joint_state, qos.FRESH,
             callback_group=PolledGroup(), raw=True)
         # Status must go on while simulated time stands still.
-        self._timer = node.create_timer(REPORT_PERIOD_S, self._publish_report,
-                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+        node.create_timer(REPORT_PERIOD_S, self.publish_report,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._thread = threading.Thread(target=self._run, name='commands', daemon=True)
         self._thread.start()
 
@@ -116,9 +140,24 @@ class ControllerBridge:
         if reason:
             raise LoopDied(reason)
 
+    def brake(self) -> None:
+        """Give up what runs, take no orders any more, and wait for the arm to come to rest."""
+        self._loop.enable(False)
+        give_up_s = time.monotonic() + BRAKING_S
+        while self._loop.count('active') and time.monotonic() < give_up_s:
+            time.sleep(0.01)
+            measured = self.measured
+            if (self._loop.motion is not Motion.RUNNING and measured is not None
+                    and float(np.abs(measured[2]).max()) < AT_REST_RAD_S):
+                return
+
     def close(self) -> None:
         """End the loop, the safe command being the last that is sent, and say how that went."""
+        if self._closing:
+            return
         self._closing = True
+        # Guard must know that the loop is about to end before it does.
+        self._last_heartbeats(*self._safety_state())
         self._loop.ask_to_stop()
         self._thread.join(STOP_TIMEOUT_S)
         status = self._loop.join(STOP_TIMEOUT_S)
@@ -127,13 +166,21 @@ class ControllerBridge:
         if status != 0 or not self._loop.count('ended') or self._thread.is_alive():
             reason = reason or f'the control loop did not end as asked (status {status})'
             self._send_safe()
-        # Heartbeats are best effort: said more than once, so that guard does not miss the last.
-        for _ in range(LAST_HEARTBEATS):
-            self._publish_safety(
-                msg.SafetyStatus.FAULT if reason else msg.SafetyStatus.SHUTDOWN, reason)
-            time.sleep(0.25 * HEARTBEAT_PERIOD_S)
+        self._commands.flush()
+        self._last_heartbeats(
+            msg.SafetyStatus.FAULT if reason else msg.SafetyStatus.SHUTDOWN, reason)
         for publisher in (self._commands.publisher, self._safety):
             publisher.wait_for_all_acked(Duration(seconds=0.2))
+
+    def _last_heartbeats(self, state: int, reason: str) -> None:
+        """Publish what guard must not miss: heartbeats are best effort."""
+        for _ in range(LAST_HEARTBEATS):
+            self._publish_safety(state, reason)
+            time.sleep(0.25 * HEARTBEAT_PERIOD_S)
+
+    def publish_report(self) -> None:
+        """Publish the status now."""
+        self.report.publish(self._steps.next_number, self._orders.next_number)
 
     # ---- towards the loop ----
 
@@ -148,23 +195,28 @@ class ControllerBridge:
         if joints is None:
             self._drop_state('they are not finite')
             return
-        self._joints_known = True
-        self._report.state_received(received_s)
-        self._position = joints[0]
+        if not self._joints_known:
+            self._joints_known = True
+            self._loop.set_cause(JOINT_NAMES, False)
+        flaw = self._plausibility.flaw(received_s, self._reader.stamp_ns, joints[0])
+        reason = self._plausibility.reason
+        self._loop.set_cause(JOINT_STATES, bool(reason), reason)
+        if flaw:
+            self._drop_state(flaw)
+            return
+        self.report.state_received()
+        self.measured = (received_s, *joints)
         self._loop.put_state(received_s, *joints)
 
     def _on_wrong_joints(self, reason: str) -> None:
         """Fail where the robot is another one; later on it is somebody else who publishes too."""
-        if self._joints_known:
-            self._drop_state(reason)
-        elif not self._faulted_joints:
-            self._faulted_joints = True
-            self._node.get_logger().error(reason)
-            self._loop.fail(reason)
+        if not self._joints_known:
+            self._loop.set_cause(JOINT_NAMES, True, reason)
+        self._drop_state(reason)
 
     def _drop_state(self, reason: str) -> None:
         # If no others come, staleness stops the arm.
-        self._report.state_dropped()
+        self.report.state_dropped(reason)
         self._node.get_logger().warning(f'joint states were dropped: {reason}',
                                         throttle_duration_sec=1.0)
 
@@ -200,12 +252,10 @@ class ControllerBridge:
         return superseded or abs(age_s) > MOST_RECOVERY_S * max(1.0, self._factor)
 
     def _on_run_status(self, message: msg.RunStatus) -> None:
+        self.watch.run_status(message)
         if message.next_episode_command:
             self._orders_end = (message.session, message.next_episode_command)
             self._orders.announce(message.next_episode_command, message.session)
-
-    def _publish_report(self) -> None:
-        self._report.publish(self._steps.next_number, self._orders.next_number)
 
     # ---- with the loop, in a thread of its own ----
 
@@ -218,45 +268,54 @@ class ControllerBridge:
 
     def _serve(self) -> None:
         loop, period_s = self._loop, self._period_s
-        wake = [loop.wake]
+        # Readable when the loop has died.
+        life = os.pidfd_open(loop.pid)
         next_heartbeat_s = 0.0
-        while True:
-            # The loop's deadlines are the whole multiples of its period on the steady clock.
-            remaining_s = (1.0 - LEAD) * period_s - time.monotonic() % period_s
-            woken, _, _ = select.select(wake, (), (), max(0.0, remaining_s))
-            if not woken:
-                self._take_joint_state()
-                select.select(wake, (), (), 2.0 * LEAD * period_s)
-            loop.clear_wake()
-            ended = bool(loop.count('ended'))
-            command = loop.newest_command()
-            if command is not None:
-                self._commands.publish(command)
-            if woken:       # by a tick that was late: the next one must not go without
-                self._take_joint_state()
-            self._publish_events()
-            if ended and self._closing:
-                return
-            now_s = time.monotonic()
-            if now_s >= next_heartbeat_s:
-                next_heartbeat_s = now_s + HEARTBEAT_PERIOD_S
-                status = loop.exit_status
-                if status is not None and not (self._closing and loop.count('ended')):
-                    self._die(f'the control loop ended with status {status}')
+        try:
+            while True:
+                wake = [loop.wake, life, *self.watch.descriptors]
+                # The loop's deadlines are the whole multiples of its period on the steady clock.
+                remaining_s = (1.0 - LEAD) * period_s - time.monotonic() % period_s
+                woken, _, _ = select.select(wake, (), (), max(0.0, remaining_s))
+                late = bool(woken)
+                if not late:
+                    self._take_joint_state()
+                    woken, _, _ = select.select(wake, (), (), 2.0 * LEAD * period_s)
+                urgent = any(descriptor != loop.wake for descriptor in woken)
+                loop.clear_wake()
+                ended = bool(loop.count('ended'))
+                command = loop.newest_command()
+                if command is not None:
+                    self._commands.publish(command)
+                if late:        # the tick was: the next one must not go without
+                    self._take_joint_state()
+                self._publish_events()
+                if ended and self._closing:
                     return
-                self._beat()
+                now_s = time.monotonic()
+                if urgent or now_s >= next_heartbeat_s:
+                    status = loop.exit_status
+                    if status is not None and not (self._closing and loop.count('ended')):
+                        self._die(f'the control loop ended with status {status}')
+                        return
+                    self.watch.look()
+                if now_s >= next_heartbeat_s:
+                    next_heartbeat_s = now_s + HEARTBEAT_PERIOD_S
+                    self._beat()
+        finally:
+            os.close(life)
 
     def _publish_events(self) -> None:
         while (adoption := self._loop.next_adoption()) is not None:
             self._policy_published_ns[adoption.version] = adoption.publish_time_ns
             while len(self._policy_published_ns) > 100:
                 self._policy_published_ns.popitem(last=False)
-            self._report.policy_adopted(adoption)
+            self.report.policy_adopted(adoption)
         while (step := self._loop.next_step()) is not None:
             self._publish_step(step)
             published_ns = self._policy_published_ns.get(step.policy_version)
             if step.kind == StepKind.STEP and step.mode == Mode.LEARNING and published_ns:
-                self._report.policy_acted((time.time_ns() - published_ns) * 1e-9)
+                self.report.policy_acted((time.time_ns() - published_ns) * 1e-9)
         command, self._passed_over = self._passed_over, None
         if command is not None and command.kind == CommandKind.RUN_EPISODE:
             # Of several only the last can be waited for.
@@ -275,17 +334,20 @@ class ControllerBridge:
         if ticks == self._ticks_told:
             return          # a loop that hangs does not count on, and must be missed
         self._ticks_told = ticks
-        state = self._loop.state
-        if state == FAULT:
-            self._publish_safety(msg.SafetyStatus.FAULT, self._loop.fault)
-        else:
-            self._publish_safety(
-                msg.SafetyStatus.IDLE if state == IDLE else msg.SafetyStatus.ACTIVE)
+        self._publish_safety(*self._safety_state())
+
+    def _safety_state(self) -> tuple[int, str]:
+        motion = self._loop.motion
+        if motion in SAFETY_STATES:
+            return SAFETY_STATES[motion], self._loop.fault
+        sending = motion in (Motion.RUNNING, Motion.HOLDING)
+        return (msg.SafetyStatus.ACTIVE if sending else msg.SafetyStatus.IDLE), ''
 
     def _publish_safety(self, state: int, reason: str = '') -> None:
         message = msg.SafetyStatus(
             source='controller', state=state, ticks=self._loop.count('ticks'),
-            interventions=self._loop.count('interventions'), reason=reason)
+            interventions=self._loop.count('interventions'), reason=reason, host=self._host,
+            processes=[os.getpid()] if self._closing else [os.getpid(), self._loop.pid])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._safety.publish(message)
 
@@ -297,7 +359,9 @@ class ControllerBridge:
 
     def _send_safe(self) -> None:
         """Send the safe command in the loop's place."""
-        if self._loop.count('active'):
-            safe = self._position if self._interface == 'position' else np.zeros_like(
-                self._position)
-            self._commands.publish(safe.tobytes())
+        if not self._loop.count('active') or self.measured is None:
+            return
+        position = self.measured[1]
+        safe = position if self._interface == 'position' else np.zeros(self._joints)
+        self._commands.publish(safe.tobytes())
+        self._commands.flush()

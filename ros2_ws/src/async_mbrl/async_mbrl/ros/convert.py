@@ -12,7 +12,7 @@ from async_mbrl_interfaces import msg
 from builtin_interfaces.msg import Time
 
 from async_mbrl.core import snapshot as snapshots
-from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
+from async_mbrl.core.snapshot import HEADER_BYTES, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import (
     CommandKind,
     ControlStep,
@@ -24,6 +24,11 @@ from async_mbrl.core.transition import (
 
 PART_BYTES = 256 * 1024
 """Size of a part of a snapshot: well below where Fast DDS loses large samples."""
+
+PART_MESSAGE_BYTES = PART_BYTES + 4096
+"""Most bytes of the message of a part."""
+
+_CHECKSUM_CHARACTERS = 64
 
 
 def floats(values: np.ndarray | Sequence[float]) -> array.array:
@@ -142,7 +147,7 @@ def snapshot_to_messages(snapshot: Snapshot, publisher_id: str,
     """Give the messages of a snapshot, one for each part, stamped with the publish time."""
     data = snapshots.encode(snapshot)
     total = snapshots.checksum(data)
-    parts = max(1, -(-len(data) // PART_BYTES))
+    parts = parts_of(len(data))
     messages = []
     for part in range(parts):
         message = msg.ParameterSnapshot(
@@ -160,14 +165,25 @@ def snapshot_to_messages(snapshot: Snapshot, publisher_id: str,
     return messages
 
 
-class SnapshotAssembler:
-    """Put the parts of snapshots together and verify each when it is complete."""
+def parts_of(total_bytes: int) -> int:
+    """Give the parts that a snapshot of so many bytes is cut into."""
+    return max(1, -(-total_bytes // PART_BYTES))
 
-    def __init__(self, kind: str, architecture: dict[str, Any]) -> None:
-        """Accept snapshots of one kind and architecture only."""
+
+class SnapshotAssembler:
+    """Put the parts of snapshots together and verify each when it is complete.
+
+    It keeps the parts of one snapshot at a time, none of which is larger than the architecture
+    allows: what announces more, or is cut in another way, is refused part by part.
+    """
+
+    def __init__(self, kind: str, architecture: dict[str, Any], tensor_bytes: int) -> None:
+        """Accept snapshots of one kind and architecture, whose tensors take so many bytes."""
         self._kind = kind
         self._architecture = architecture
-        self._first: msg.ParameterSnapshot | None = None
+        self._hash = snapshots.architecture_hash(architecture)
+        self._maximum_bytes = tensor_bytes + HEADER_BYTES
+        self._expected: tuple[str, int, Version] | None = None
         self._parts: dict[int, bytes] = {}
 
     def add(self, message: msg.ParameterSnapshot) -> Snapshot | None:
@@ -178,23 +194,39 @@ class SnapshotAssembler:
                 snapshot is refused (see :func:`async_mbrl.core.snapshot.decode`).
         """
         version = version_from_message(message.version)
-        if (message.total_bytes > snapshots.MAXIMUM_BYTES or len(message.data) > PART_BYTES
-                or not message.part < message.parts <= snapshots.MAXIMUM_BYTES // PART_BYTES + 1):
-            raise SnapshotError(
-                f'snapshot {version}: part {message.part} of {message.parts}, {len(message.data)} '
-                f'of {message.total_bytes} bytes, is outside the limits')
-        if self._first is None or self._first.checksum != message.checksum:
-            self._first, self._parts = message, {}
-        if (message.parts, message.total_bytes) != (self._first.parts, self._first.total_bytes):
+        self._check(message, version)
+        expected = message.checksum, message.total_bytes, version
+        if self._expected is None or self._expected[0] != message.checksum:
+            self._expected, self._parts = expected, {}
+        if expected != self._expected:
             raise SnapshotError(f'snapshot {version}: its parts contradict each other')
         self._parts[message.part] = bytes(message.data)
         if len(self._parts) < message.parts:
             return None
         data = b''.join(self._parts[part] for part in range(message.parts))
-        self._first, self._parts = None, {}
-        snapshot = snapshots.decode(data, expected_checksum=message.checksum,
+        self._expected, self._parts = None, {}
+        snapshot = snapshots.decode(data, maximum_bytes=self._maximum_bytes,
+                                    expected_checksum=message.checksum,
                                     expected_kind=self._kind,
                                     expected_architecture=self._architecture)
         if snapshot.version != version:
             raise SnapshotError(f'snapshot says {snapshot.version} inside, {version} outside')
         return snapshot
+
+    def _check(self, message: msg.ParameterSnapshot, version: Version) -> None:
+        total, part = message.total_bytes, message.part
+        if total > self._maximum_bytes:
+            raise SnapshotError(f'snapshot {version}: {total} bytes announced, at most '
+                                f'{self._maximum_bytes} are possible')
+        if (message.parts != parts_of(total) or part >= message.parts
+                or len(message.data) != min(PART_BYTES, total - part * PART_BYTES)
+                or len(message.checksum) != _CHECKSUM_CHARACTERS):
+            raise SnapshotError(
+                f'snapshot {version}: part {part} of {message.parts}, {len(message.data)} of '
+                f'{total} bytes, is outside the limits')
+        if message.kind != self._kind:
+            raise SnapshotError(f'snapshot {version} is a {message.kind[:16]}, expected a '
+                                f'{self._kind}')
+        if message.architecture_hash != self._hash:
+            raise SnapshotError(f'snapshot {version} has architecture '
+                                f'{message.architecture_hash[:12]}, expected {self._hash[:12]}')

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 
 import numpy as np
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
+from async_mbrl.ros.bounds import MessageError, unpack
+
 _CDR_LITTLE_ENDIAN = b'\x00\x01'
+_MOST_BYTES = 64 * 1024
+_STAMP = struct.Struct('<iI')
 _FRAME_ID = 12      # encapsulation (4 bytes) and stamp (8) come before
 
 
@@ -30,8 +34,10 @@ class JointStateReader:
         self._wanted = list(joint_names)
         self._names: list[str] = []
         self._order: np.ndarray | None = None
-        self._constant = b''
+        self._constant = self._between = self._after = b''
         self._position_at = self._velocity_at = self._size = 0
+        self.stamp_ns = 0
+        """Stamp of the joint state taken last, ns; 0 if its driver gave none."""
 
     def take(self, data: bytes) -> tuple[np.ndarray, np.ndarray] | None:
         """Give positions (n,), rad, and velocities (n,), rad/s; None if one is not finite.
@@ -40,10 +46,18 @@ class JointStateReader:
             data: serialised ``sensor_msgs/JointState``.
 
         Raises:
-            JointStateError: a joint of the robot is missing, or has no position or velocity.
+            JointStateError: a joint of the robot is missing, or has no position or velocity; or
+                the bytes are no joint state.
         """
-        if len(data) == self._size and data[_FRAME_ID:self._position_at] == self._constant:
-            count = len(self._names)
+        count = len(self._names)
+        end = self._velocity_at + 8 * count
+        # The counts of all three arrays are among the bytes compared.
+        if (len(data) == self._size and data[:2] == _CDR_LITTLE_ENDIAN
+                and data[_FRAME_ID:self._position_at] == self._constant
+                and data[self._position_at + 8 * count:self._velocity_at] == self._between
+                and data[end:end + 4] == self._after):
+            seconds, nanoseconds = _STAMP.unpack_from(data, 4)
+            self.stamp_ns = seconds * 1_000_000_000 + nanoseconds
             position = np.frombuffer(data, '<f8', count, self._position_at)
             velocity = np.frombuffer(data, '<f8', count, self._velocity_at)
         else:
@@ -56,18 +70,25 @@ class JointStateReader:
         return position, velocity
 
     def _decode(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-        message = deserialize_message(data, JointState)
+        try:
+            message = unpack(data, JointState, _MOST_BYTES)
+        except MessageError as error:
+            raise JointStateError(f'joint states are refused: {error}') from None
         names = list(message.name)
         missing = [name for name in self._wanted if name not in names]
         if missing:
             raise JointStateError(
                 f'joint names do not match: the robot has {self._wanted}, the joint states have '
                 f'{names}; missing: {missing}')
+        if len(set(names)) != len(names):
+            raise JointStateError(f'joint states name a joint twice: {names}')
         if not len(message.position) == len(message.velocity) == len(names):
             raise JointStateError(
                 f'joint states name {len(names)} joints but carry {len(message.position)} '
                 f'positions and {len(message.velocity)} velocities; one of each is needed')
         self._names = names
+        stamp = message.header.stamp
+        self.stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
         self._order = None if names == self._wanted else np.array(
             [names.index(name) for name in self._wanted], np.intp)
         position, velocity = np.array(message.position), np.array(message.velocity)
@@ -89,6 +110,8 @@ class JointStateReader:
         if (data[position_at:position_at + position.nbytes] == position.tobytes()
                 and data[velocity_at:velocity_at + velocity.nbytes] == velocity.tobytes()):
             self._constant = data[_FRAME_ID:position_at]
+            self._between = data[position_at + position.nbytes:velocity_at]
+            self._after = data[velocity_at + velocity.nbytes:velocity_at + velocity.nbytes + 4]
             self._position_at, self._velocity_at, self._size = position_at, velocity_at, len(data)
 
 

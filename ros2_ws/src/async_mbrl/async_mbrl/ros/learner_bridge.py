@@ -7,11 +7,8 @@ arrived, one step of learning, and publishing what changed.
 
 from __future__ import annotations
 
-import gc
 import math
 import os
-import signal
-import sys
 import threading
 import time
 import uuid
@@ -21,29 +18,27 @@ from pathlib import Path
 
 from async_mbrl_interfaces import msg
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.files import write_atomically
-from async_mbrl.core.snapshot import NO_VERSION, Snapshot
+from async_mbrl.core.snapshot import Snapshot
+from async_mbrl.learning.checkpoint import recorded_hash
 from async_mbrl.learning.learner import Learner
 from async_mbrl.ros import qos
-from async_mbrl.ros.convert import (
-    doubles,
-    snapshot_to_messages,
-    transition_from_message,
-    version_to_message,
-)
-from async_mbrl.ros.latency import LatencyRecord
+from async_mbrl.ros.bounds import StreamBounds, subscribe
+from async_mbrl.ros.convert import snapshot_to_messages, transition_from_message
+from async_mbrl.ros.diagnostics import Diagnostics
+from async_mbrl.ros.entities import Entities
+from async_mbrl.ros.learner_report import LearnerReport
+from async_mbrl.ros.lifecycle import ManagedNode
 from async_mbrl.ros.model_intake import ModelIntake, snapshot_parts
 from async_mbrl.ros.streams import TRANSITIONS, StreamSubscriber
+from async_mbrl.ros.triggers import PERIOD_S as TRIGGER_PERIOD_S
+from async_mbrl.ros.triggers import Request, Triggers
 
 COMPUTE_NICE = 10
 """Niceness of the thread that learns."""
-SWITCH_INTERVAL_S = 0.0005
-"""The interpreter hands the lock over this soon, so that callbacks do not wait for computing."""
 STATUS_PERIOD_S = 0.5
 CHECKPOINT_PERIOD_S = 10.0
 IDLE_S = 0.1
@@ -80,9 +75,10 @@ class SurplusError(ConfigError):
 class LearnerBridge:
     """Carries messages for a learner and runs it."""
 
-    def __init__(self, node: Node, learner: Learner, files: LearnerFiles, *, topic: str,
-                 publish_interval_s: float, models: ModelIntake | None = None) -> None:
-        """Restore the learner and join the graph; :meth:`run` begins to learn.
+    def __init__(self, node: ManagedNode, learner: Learner, files: LearnerFiles, *, topic: str,
+                 publish_interval_s: float, bounds: StreamBounds,
+                 models: ModelIntake | None = None) -> None:
+        """Restore the learner and join the graph; :meth:`go_on` begins to learn.
 
         Args:
             node: owner; its name is the learner's.
@@ -90,6 +86,7 @@ class LearnerBridge:
             files: where it keeps what it learned.
             topic: of its snapshots.
             publish_interval_s: wall time between two of them, at least, s.
+            bounds: what transitions must be like.
             models: the way in of the models it takes, None for a learner that takes none.
 
         Raises:
@@ -99,89 +96,85 @@ class LearnerBridge:
         self._learner = learner
         self._files = files
         self._interval_s = publish_interval_s
+        self._entities = Entities(node)
         self._publisher_id = uuid.uuid4().hex
-        self._state, self._reason = msg.LearnerStatus.STARTING, ''
+        self._report = LearnerReport(node, learner, self._publisher_id, models)
         self._published: Snapshot | None = None
         self._published_s = -math.inf
         self._published_state = (-1, -1)
-        self._metrics: dict[str, float] = {}
-        self._updates_in_motion = 0
-        self._running_since: float | None = None
-        self._running_s = self._waiting_s = 0.0
-        self._received_latency, self._first_use_latency = LatencyRecord(), LatencyRecord()
         self._unused: list[int] = []
         self._beat_s = time.monotonic()
 
         self._arrived = threading.Event()
         self._stopping = False
-        self._error: Exception | None = None
+        self._paused = True
+        self._thread: threading.Thread | None = None
+        self.error: Exception | None = None
+        """What has ended the learning; None if nothing has."""
         self._run_status: msg.RunStatus | None = None
         self._run_heard_s = math.inf
         self._transitions: deque[tuple[msg.Transition, bool]] = deque()
+        self._save_asked: Request | None = None
+        self._save_result: tuple[bool, str] | None = None
+        self._saved_s = -math.inf
+        self._unsaved = ''
 
         first = self._restored = learner.restore(files.folder)
+        self._log_checkpoint('restored')
         self._joined = False
         self._first = learner.snapshot()
         size = sum(tensor.nbytes for tensor in self._first.tensors.values())
         self._publisher = node.create_publisher(
             msg.ParameterSnapshot, topic, qos.snapshots(snapshot_parts(size)))
-        self._status_publisher = node.create_publisher(
-            msg.LearnerStatus, 'learner_status', qos.STATUS)
-        self._stream = StreamSubscriber(node, TRANSITIONS, self._on_transition, first=first)
-        self._run_subscription = node.create_subscription(
-            msg.RunStatus, 'run_status', self._on_run_status, qos.STATUS)
+        self._report.stream = StreamSubscriber(node, TRANSITIONS, self._on_transition, first=first,
+                                               bounds=bounds)
+        subscribe(node, msg.RunStatus, 'run_status', self._on_run_status, qos.STATUS)
         self._models = models
         if models is not None:
             models.subscribe(self._arrived.set)
-        self._timer = node.create_timer(STATUS_PERIOD_S, self._vouch,
-                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._triggers = Triggers(node, save=self._on_save)
+        Diagnostics(node, self._report.part, node.events.part)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(STATUS_PERIOD_S, self._vouch, clock=steady)
+        node.create_timer(TRIGGER_PERIOD_S, self._serve_operator, clock=steady)
         node.get_logger().info(
             f'start {self._first.version.incarnation}: {learner.updates} updates so far, wants '
             f'transitions from {first} on; snapshots of {size / 1e6:.2f} MB')
 
-    def run(self) -> None:
-        """Learn until the run is over or a signal asks to stop, then save.
-
-        Serves callbacks in the calling thread, the main one, and learns in another; a signal ends
-        the learning between two steps, never inside one.
-
-        Raises:
-            SurplusError: the checkpoint does not fit the run.
-            RuntimeError: learning has failed; the reason was published and the cause is chained.
-        """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        executor = SingleThreadedExecutor()
-        executor.add_node(self._node)
-        gc.freeze()
-        learning = threading.Thread(target=self._learn_in_background, name='learning')
-        learning.start()
-        try:
-            while learning.is_alive():
-                executor.spin_once(timeout_sec=IDLE_S)
-        finally:
-            self._stop()
-            learning.join()
-            executor.remove_node(self._node)
-        if isinstance(self._error, SurplusError):
-            raise self._error
-        if self._error is not None:
-            raise RuntimeError(f'{self._node.get_name()} has failed') from self._error
-
     # What follows runs in the main thread and only takes notes.
 
-    def _on_signal(self, number: int, _frame: object) -> None:
-        self._node.get_logger().info(f'{signal.Signals(number).name}: saving')
-        self._stop()
+    @property
+    def ended(self) -> bool:
+        """Whether the learning has come to its end, by the end of the run or an error."""
+        return self._thread is not None and not self._thread.is_alive()
 
-    def _stop(self) -> None:
+    def go_on(self) -> None:
+        """Learn, until :meth:`pause`."""
+        self._paused = False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._learn_in_background, name='learning')
+            self._thread.start()
+        self._arrived.set()
+
+    def pause(self) -> None:
+        """Learn no more, but go on receiving, answering and giving heartbeats."""
+        self._paused = True
+
+    def stop(self) -> None:
+        """End the learning between two steps, with a checkpoint; wait for it."""
         self._stopping = True
         self._arrived.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Leave the graph; :meth:`stop` comes first."""
+        self._triggers.refuse_open('the learner has ended')
+        self._entities.destroy()
 
     def _on_transition(self, message: msg.Transition, recovered: bool) -> None:
         if not recovered:
-            self._received_latency.add(message.publish_time_ns, time.time_ns())
+            self._report.received_latency.add(message.publish_time_ns, time.time_ns())
         self._transitions.append((message, recovered))
         self._arrived.set()
 
@@ -189,13 +182,29 @@ class LearnerBridge:
         if self._run_status is None:
             self._run_heard_s = time.monotonic()
         self._run_status = message
-        self._stream.announce(message.next_transition)
+        self._report.stream.announce(message.next_transition)
         self._arrived.set()
 
     def _vouch(self) -> None:
         """Send a heartbeat, provided that learning makes progress."""
-        if time.monotonic() - self._beat_s < STALL_S:
-            self._publish_status()
+        if self._thread is None or time.monotonic() - self._beat_s < STALL_S:
+            self._report.publish()
+
+    def _on_save(self, request: Request) -> None:
+        if self._thread is None or self.ended:
+            request.answer(False, 'not learning')
+        elif self._save_asked is not None:
+            request.answer(False, 'saving already')
+        else:
+            self._save_asked = request
+            self._arrived.set()
+
+    def _serve_operator(self) -> None:
+        self._triggers.poll()
+        if self._save_asked is not None and self._save_result is not None:
+            request, result = self._save_asked, self._save_result
+            self._save_result = self._save_asked = None
+            request.answer(*result)
 
     # What follows runs in the thread that learns.
 
@@ -207,33 +216,39 @@ class LearnerBridge:
         try:
             self._work()
         except Exception as error:
-            self._error = error
-            self._state, self._reason = msg.LearnerStatus.FAILED, str(error)
-            self._publish_status()
+            self.error = error
+            self._report.state, self._report.reason = msg.LearnerStatus.FAILED, str(error)
+            self._report.publish()
 
     def _work(self) -> None:
         if self._learner.ready:
             self._publish(self._first)
-        saved_s = -math.inf
         while not self._stopping:
             self._beat_s = time.monotonic()
             self._take_arrived()
+            self._save_if_asked()
             if not self._join():
                 self._rest()
                 continue
-            phase = msg.RunStatus.WAITING if self._run_status is None else self._run_status.phase
+            status = self._run_status
+            phase = msg.RunStatus.WAITING if status is None else status.phase
             if phase in _OVER:
                 break
-            if phase in _ENDING and self._complete():
-                if self._state != msg.LearnerStatus.FINISHED:
+            if phase in _ENDING and status.mode != 'use' and self._complete():
+                if self._report.state != msg.LearnerStatus.FINISHED:
                     self._finish()
+                elif self._unsaved and self._save_due():
+                    self._save_meanwhile()
                 self._rest()
-                continue
-            self._learn()
-            if self._learner.updates and self._beat_s - saved_s >= CHECKPOINT_PERIOD_S:
-                self._save_meanwhile()
-                saved_s = time.monotonic()
-        if self._state != msg.LearnerStatus.FINISHED and self._learner.next_transition > 0:
+            elif self._paused:
+                self._report.state = msg.LearnerStatus.WAITING
+                self._rest()
+            else:
+                self._learn()
+                if self._learner.updates and self._save_due():
+                    self._save_meanwhile()
+        if self._unsaved or (self._report.state != msg.LearnerStatus.FINISHED
+                             and self._learner.next_transition > 0):
             self._save()
 
     def _join(self) -> bool:
@@ -270,8 +285,7 @@ class LearnerBridge:
             if not recovered:
                 self._unused.append(message.publish_time_ns)
         if arrived:
-            if self._running_since is None:
-                self._running_since = time.monotonic()
+            self._report.begin()
             self._learner.take(arrived)
         if self._models is not None:
             self._models.take_arrived()
@@ -280,19 +294,18 @@ class LearnerBridge:
         begun_ns = time.time_ns()
         before = self._learner.updates
         learned = self._learner.step()
-        if self._running_since is not None:
-            self._running_s = time.monotonic() - self._running_since
+        self._report.run()
         if not learned:
-            self._state = msg.LearnerStatus.WAITING
+            self._report.state = msg.LearnerStatus.WAITING
             self._publish_if_due()
             self._rest()
             return
-        self._state = msg.LearnerStatus.LEARNING
+        self._report.state = msg.LearnerStatus.LEARNING
         unused, self._unused = self._unused, []
         for published_ns in unused:
-            self._first_use_latency.add(published_ns, begun_ns)
+            self._report.first_use_latency.add(published_ns, begun_ns)
         if self._run_status is not None and self._run_status.in_motion:
-            self._updates_in_motion += self._learner.updates - before
+            self._report.updates_in_motion += self._learner.updates - before
         self._publish_if_due()
 
     def _rest(self) -> None:
@@ -300,8 +313,7 @@ class LearnerBridge:
         begun_s = time.monotonic()
         self._arrived.wait(IDLE_S)
         self._arrived.clear()
-        if self._running_since is not None and self._state == msg.LearnerStatus.WAITING:
-            self._waiting_s += time.monotonic() - begun_s
+        self._report.waited(time.monotonic() - begun_s)
 
     def _publish_if_due(self) -> None:
         if (self._learner.ready and self._changed()
@@ -318,53 +330,63 @@ class LearnerBridge:
             self._publisher.publish(message)
         self._published, self._published_s = snapshot, time.monotonic()
         self._published_state = (self._learner.updates, self._learner.next_transition)
-        self._metrics = self._learner.metrics()
+        self._report.published = snapshot.version
+        self._report.metrics = self._learner.metrics()
         first = self._files.first_snapshot
         if first is not None and not first.exists():
-            write_atomically(first, snapshots.encode(snapshot))
+            try:
+                write_atomically(first, snapshots.encode(snapshot))
+            except OSError as error:
+                self._node.get_logger().error(f'first snapshot not kept: {error}',
+                                              throttle_duration_sec=CHECKPOINT_PERIOD_S)
 
     def _save(self) -> None:
+        """Write the checkpoint and the newest snapshot.
+
+        Raises:
+            OSError: the disk does not take it; the checkpoint before stands.
+        """
         self._learner.save(self._files.folder)
         if self._files.newest_snapshot is not None and self._published is not None:
             write_atomically(self._files.newest_snapshot, snapshots.encode(self._published))
+        self._unsaved = self._report.reason = ''
+        self._log_checkpoint('saved')
 
     def _save_meanwhile(self) -> None:
-        """Save, and go on learning if that fails: the checkpoint before stands."""
+        """Save, and go on if that fails: the checkpoint before stands, and it is tried again."""
         try:
             self._save()
         except OSError as error:
-            self._node.get_logger().error(f'no checkpoint written: {error}')
+            self._unsaved = self._report.reason = f'no checkpoint written: {error}'
+            self._node.get_logger().error(self._unsaved)
+        self._saved_s = time.monotonic()
+
+    def _save_due(self) -> bool:
+        return time.monotonic() - self._saved_s >= CHECKPOINT_PERIOD_S
+
+    def _save_if_asked(self) -> None:
+        if self._save_asked is None or self._save_result is not None:
+            return
+        if not self._learner.updates:
+            self._save_result = False, 'nothing has been learned yet'
+            return
+        self._save_meanwhile()
+        self._save_result = (False, self._unsaved) if self._unsaved else (
+            True, f'{self._learner.next_transition} transitions, {self._learner.updates} updates')
 
     def _finish(self) -> None:
         """Hand out the last snapshot and save; nothing is learned from here on."""
         if self._learner.ready and self._changed():
             self._publish(self._learner.snapshot())
-        self._save()
-        self._state = msg.LearnerStatus.FINISHED
-        self._publish_status()
+        self._save_meanwhile()
+        self._report.state = msg.LearnerStatus.FINISHED
+        self._report.publish()
         self._node.get_logger().info(
             f'finished: {self._learner.next_transition} transitions, {self._learner.updates} '
             f'updates')
 
-    def _publish_status(self) -> None:
-        """Tell how it goes; called by either thread."""
-        learner = self._learner
-        received, first_use = (record.percentiles_ms() for record in (
-            self._received_latency, self._first_use_latency))
-        published = NO_VERSION if self._published is None else self._published.version
-        metrics = dict(self._metrics)
-        if self._models is not None:
-            metrics['models_refused'] = float(self._models.refused)
-        status = msg.LearnerStatus(
-            name=self._node.get_name(), session=self._publisher_id, state=self._state,
-            reason=self._reason, version=version_to_message(published),
-            model_version=version_to_message(learner.model_version),
-            next_transition=learner.next_transition, transitions_recovered=self._stream.recovered,
-            updates=learner.updates, epochs=float(learner.epochs),
-            updates_in_motion=self._updates_in_motion, running_s=self._running_s,
-            waiting_s=self._waiting_s, transition_latency_p50_ms=received[0],
-            transition_latency_p99_ms=received[1], first_use_latency_p50_ms=first_use[0],
-            first_use_latency_p99_ms=first_use[1], metric_names=list(metrics),
-            metric_values=doubles(list(metrics.values())))
-        status.header.stamp = self._node.get_clock().now().to_msg()
-        self._status_publisher.publish(status)
+    def _log_checkpoint(self, what: str) -> None:
+        digest = recorded_hash(self._files.folder)
+        if digest:
+            self._node.get_logger().info(
+                f'checkpoint {what}: transitions={self._learner.next_transition} sha256={digest}')

@@ -11,14 +11,19 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 
 from async_mbrl.core.config import ConfigError
+from async_mbrl.ros.driver import PolledGroup
+from async_mbrl.ros.entities import Entities
+from async_mbrl.ros.events import SILENT_PUBLISHER, SILENT_SUBSCRIPTION, QosEvents
 from async_mbrl.ros.run import StopRequested, raise_stop
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -31,20 +36,45 @@ class ManagedNode(LifecycleNode):
 
     A subclass reads its parameters in ``__init__``, so that ``ros2 param describe`` knows them
     from the beginning, and overrides the hooks. Unless the parameter ``autostart`` is false it
-    configures and activates itself.
+    configures and activates itself. What serves its callbacks must return once it is
+    :attr:`finalized`. Events of all its publishers and subscriptions are reported.
     """
 
     def __init__(self, name: str) -> None:
         """Create the node, unconfigured."""
+        self.events = QosEvents(self)
+        """Quality-of-service events of this node."""
         super().__init__(name)
         self.failure: BaseException | None = None
         """What has ended in the error state; None if nothing has."""
+        self._refusal: Exception | None = None
+        self._stopped = False
+        self._entities: Entities | None = None
         self.autostart = bool(self.declare_parameter('autostart', True).value)
+
+    def create_publisher(self, *args: Any, **options: Any) -> Publisher:
+        """Create a publisher whose events are reported; arguments as those of rclpy."""
+        publisher = super().create_publisher(
+            *args, **{'event_callbacks': SILENT_PUBLISHER, **options})
+        self.events.watch_publisher(publisher)
+        return publisher
+
+    def create_subscription(self, *args: Any, **options: Any) -> Subscription:
+        """Create a subscription whose events are reported; arguments as those of rclpy."""
+        subscription = super().create_subscription(
+            *args, **{'event_callbacks': SILENT_SUBSCRIPTION, **options})
+        # In a wait set, events of one that is polled would wake the executor for each message.
+        if not isinstance(options.get('callback_group'), PolledGroup):
+            self.events.watch_subscription(subscription)
+        return subscription
 
     # ---- hooks ----
 
     def configure(self) -> None:
         """Build everything that needs no arm; inactive afterwards.
+
+        Publishers, subscriptions, services, clients and timers created here or later are destroyed
+        after :meth:`cleanup`.
 
         Raises:
             ConfigError: parameters do not fit; the node stays unconfigured.
@@ -61,7 +91,7 @@ class ManagedNode(LifecycleNode):
         """Pause, what moves being stopped first."""
 
     def cleanup(self) -> None:
-        """Give up what :meth:`configure` built; also called before the node is shut down."""
+        """Give up what else :meth:`configure` built; also called before the node is shut down."""
 
     def on_failure(self) -> None:
         """Stop what moves: something has gone wrong. Followed by the end of the process."""
@@ -82,14 +112,17 @@ class ManagedNode(LifecycleNode):
         """Configure and activate.
 
         Raises:
-            BaseException: what a hook raised.
+            ConfigError: a hook refused.
+            StopRequested: it was asked to stop meanwhile.
+            BaseException: what else a hook raised.
         """
         for trigger in (self.trigger_configure, self.trigger_activate):
-            if trigger() is not SUCCESS and self.failure is not None:
-                raise self.failure
+            if trigger() is not SUCCESS:
+                raise self.failure or self._refusal or RuntimeError(f'not started: {self.label}')
 
     def fail(self, error: BaseException) -> None:
         """End in the error state because of what was raised outside a transition."""
+        self.get_logger().fatal(''.join(traceback.format_exception(error)))
         self.failure = error
         if self.label == 'active':
             self.trigger_deactivate()
@@ -103,7 +136,7 @@ class ManagedNode(LifecycleNode):
     @final
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Call :meth:`configure`."""
-        self.failure = None
+        self._entities = Entities(self)
         return self._guarded('configure', self.configure)
 
     @final
@@ -117,21 +150,27 @@ class ManagedNode(LifecycleNode):
     @final
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Call :meth:`deactivate`."""
-        super().on_deactivate(state)
-        return self._guarded('deactivate', self.deactivate)
+        result = self._guarded('deactivate', self.deactivate)
+        if result is SUCCESS:
+            super().on_deactivate(state)
+        return result
 
     @final
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Call :meth:`cleanup`."""
-        return self._guarded('cleanup', self.cleanup)
+        return self._guarded('cleanup', self._clean_up)
 
     @final
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Call :meth:`deactivate` and :meth:`cleanup`, as far as the node had come."""
+        """Call :meth:`deactivate` and :meth:`cleanup`, as far as the node had come.
+
+        The end cannot be refused: what these refuse is only said.
+        """
         if state.label == 'active' and self._guarded('deactivate', self.deactivate) is ERROR:
             return ERROR
-        if state.label in ('active', 'inactive'):
-            return self._guarded('cleanup', self.cleanup)
+        if state.label in ('active', 'inactive') and (
+                self._guarded('cleanup', self._clean_up) is ERROR):
+            return ERROR
         return SUCCESS
 
     @final
@@ -141,13 +180,16 @@ class ManagedNode(LifecycleNode):
         return FAILURE
 
     def _guarded(self, name: str, hook: Callable[[], None]) -> TransitionCallbackReturn:
-        if self.failure is not None and name in ('deactivate', 'cleanup'):
+        if self.failure is not None:
             return ERROR        # it is fail() that asks
         try:
             hook()
         except ConfigError as error:
             self.get_logger().error(f'{name}: {error}')
-            self.failure = error
+            self._refusal = error
+            return FAILURE
+        except StopRequested as stop:       # rclpy would make an error of it
+            self._refusal = stop
             return FAILURE
         except Exception as error:
             self.get_logger().fatal(f'{name}: {traceback.format_exc()}')
@@ -155,7 +197,15 @@ class ManagedNode(LifecycleNode):
             return ERROR
         return SUCCESS
 
+    def _clean_up(self) -> None:
+        self.cleanup()
+        if self._entities is not None:
+            self._entities.destroy()
+
     def _stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
         try:
             self.on_failure()
         except Exception:
@@ -185,8 +235,6 @@ def run_managed(make: Callable[[], ManagedNode], spin: Callable[[ManagedNode], N
         if node.autostart:
             node.start()
         spin(node)
-        if node.failure is not None and node.finalized:
-            status = 1
     except (StopRequested, ExternalShutdownException):
         pass
     except ConfigError as error:
@@ -197,18 +245,19 @@ def run_managed(make: Callable[[], ManagedNode], spin: Callable[[ManagedNode], N
             print(end.code, file=sys.stderr, flush=True)
         status = end.code if isinstance(end.code, int) else 1
     except Exception as error:
-        if node is None or node.failure is not error:
-            traceback.print_exc()
-        if node is not None and not node.finalized:
-            node.fail(error)
         status = 1
+        if node is None:
+            traceback.print_exc()
+        elif node.failure is None:
+            node.fail(error)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if node is not None:
             if node.label in ('active', 'inactive'):
                 node.trigger_shutdown()
-                status = status or int(node.failure is not None)
+            if node.failure is not None:
+                status = 1
             node.destroy_node()
         rclpy.try_shutdown()
     return status

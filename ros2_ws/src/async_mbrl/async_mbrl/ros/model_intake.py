@@ -9,15 +9,17 @@ from typing import Any
 
 from async_mbrl_interfaces import msg
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
 
 from async_mbrl.control.acceptance import SnapshotAcceptance, Verdict
-from async_mbrl.core.snapshot import Snapshot, SnapshotError
+from async_mbrl.core.snapshot import HEADER_BYTES, Snapshot, SnapshotError
 from async_mbrl.ros import qos
-from async_mbrl.ros.convert import PART_BYTES, SnapshotAssembler
+from async_mbrl.ros.bounds import MessageError, unpack
+from async_mbrl.ros.convert import PART_MESSAGE_BYTES, SnapshotAssembler, parts_of
+from async_mbrl.ros.publishers import strangers, unknown
 
-_HEADER_BYTES = 16 * 1024
 _MOST_PUBLISHERS = 8
+_PUBLISHER = 'model_learner'
 
 
 class ModelIntake:
@@ -34,11 +36,12 @@ class ModelIntake:
         Args:
             node: owner.
             architecture: that models must have.
-            snapshot_bytes: about how large they are.
+            snapshot_bytes: of their tensors; larger ones are refused.
             take: takes a model, or raises a :class:`SnapshotError` that says why not.
         """
         self._node = node
         self._architecture = architecture
+        self._snapshot_bytes = snapshot_bytes
         self._parts = snapshot_parts(snapshot_bytes)
         self._take = take
         self._acceptance = SnapshotAcceptance()
@@ -46,6 +49,8 @@ class ModelIntake:
         self._received: deque[bytes] = deque(maxlen=2 * self._parts)
         self._assemblers: dict[str, SnapshotAssembler] = {}
         self._waiting: tuple[str, Snapshot] | None = None
+        self._ask_again = False
+        self._arrived: Callable[[], None] = lambda: None
 
     @property
     def refused(self) -> int:
@@ -54,20 +59,33 @@ class ModelIntake:
 
     def subscribe(self, arrived: Callable[[], None]) -> None:
         """Subscribe to ``model_parameters``; ``arrived`` is called with each message."""
-        def keep(data: bytes) -> None:
-            self._received.append(data)
-            arrived()
+        self._arrived = arrived
+        self._subscription = self._listen()
 
-        self._subscription = self._node.create_subscription(
-            msg.ParameterSnapshot, 'model_parameters', keep, qos.snapshots(self._parts), raw=True)
+    def _listen(self) -> Subscription:
+        return self._node.create_subscription(
+            msg.ParameterSnapshot, 'model_parameters', self._keep, qos.snapshots(self._parts),
+            raw=True)
+
+    def _keep(self, data: bytes) -> None:
+        self._received.append(data)
+        self._arrived()
 
     def take_arrived(self) -> None:
         """Put together, check and hand over what has arrived."""
         while self._received:
-            self._add(deserialize_message(self._received.popleft(), msg.ParameterSnapshot))
+            try:
+                self._add(unpack(self._received.popleft(), msg.ParameterSnapshot,
+                                 PART_MESSAGE_BYTES))
+            except MessageError as error:
+                self._refuse(str(error))
         if self._waiting is not None and self._acceptance.would_accept(
                 self._waiting[0], time.monotonic(), self._publishers()):
             self._offer(*self._waiting)
+        if self._ask_again and not self._strangers():
+            self._ask_again = False
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = self._listen()
 
     def _add(self, part: msg.ParameterSnapshot) -> None:
         publisher = part.publisher_id
@@ -84,10 +102,24 @@ class ModelIntake:
         if publisher not in self._assemblers:
             if len(self._assemblers) >= _MOST_PUBLISHERS:
                 self._assemblers.clear()
-            self._assemblers[publisher] = SnapshotAssembler('model', self._architecture)
+            self._assemblers[publisher] = SnapshotAssembler('model', self._architecture,
+                                                            self._snapshot_bytes)
         return self._assemblers[publisher]
 
+    def _strangers(self) -> list[str]:
+        return strangers(self._node, self._subscription.topic_name, _PUBLISHER)
+
     def _offer(self, publisher: str, snapshot: Snapshot) -> None:
+        others = self._strangers()
+        if others and not self._acceptance.holds(publisher):
+            if unknown(others):     # discovery is not through yet
+                self._waiting = publisher, snapshot
+                return
+            # Which of them sent it cannot be told. Once they are gone the learner's is had again.
+            self._ask_again, self._waiting = True, None
+            self._refuse(f'{", ".join(others)} may publish models, too; only {_PUBLISHER} of '
+                         'this graph is believed')
+            return
         verdict = self._acceptance.consider(snapshot.version, publisher, time.monotonic(),
                                             self._publishers())
         if verdict is Verdict.WAIT:
@@ -117,4 +149,4 @@ class ModelIntake:
 
 def snapshot_parts(size: int) -> int:
     """Give the parts that a snapshot of so many bytes of tensors is cut into, names included."""
-    return -(-(size + _HEADER_BYTES) // PART_BYTES)
+    return parts_of(size + HEADER_BYTES)

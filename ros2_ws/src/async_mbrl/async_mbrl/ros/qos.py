@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 STREAM = QoSProfile(
@@ -12,7 +13,13 @@ STREAM = QoSProfile(
 FRESH = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
     durability=DurabilityPolicy.VOLATILE)
-"""Only the newest counts, and an old one is worth nothing: joint states, heartbeats."""
+"""Only the newest counts, and an old one is worth nothing: joint states."""
+
+HEARTBEAT = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE, deadline=Duration(nanoseconds=100_000_000),
+    liveliness_lease_duration=Duration(seconds=1))
+"""Heartbeats of the controller, as they are published, and as guard, ours too, wants them."""
 
 COMMAND = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
@@ -23,6 +30,17 @@ STATUS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """Status a few times a second; a late joiner sees the last ones."""
+
+
+TRANSFORMS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE)
+"""As tf2 subscribes to /tf."""
+
+GOAL = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE)
+"""Goals from outside, also from a viewer: the newest counts, but each is judged and counted."""
 
 
 def snapshots(parts: int) -> QoSProfile:

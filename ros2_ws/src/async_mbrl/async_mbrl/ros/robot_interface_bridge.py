@@ -13,27 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from async_mbrl_interfaces import msg
 from builtin_interfaces.msg import Time
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.node import Node
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import JointState
 
 from async_mbrl.collection.account import Account
 from async_mbrl.collection.collector import CollectionConfig, Collector, hold
-from async_mbrl.collection.journal import JournalError, RecordKind
-from async_mbrl.collection.metrics import MetricsFile, metrics_record
-from async_mbrl.collection.phases import (
+from async_mbrl.collection.course import (
     ControllerView,
+    Course,
     LearnerView,
     Phase,
-    RunSequence,
     Surroundings,
 )
-from async_mbrl.collection.summary import RunFacts, build_summary, write_summary
+from async_mbrl.collection.goals import GoalSequence, ToolFrame
+from async_mbrl.collection.journal import JournalError, RecordKind
+from async_mbrl.collection.phases import RunSequence
 from async_mbrl.core.clock import RobotClock
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder, RunSettings
@@ -45,14 +41,22 @@ from async_mbrl.core.transition import (
     Transition,
 )
 from async_mbrl.ros import qos
+from async_mbrl.ros.arm_watch import PERIOD_S, ArmWatch
+from async_mbrl.ros.bounds import StreamBounds, subscribe
 from async_mbrl.ros.convert import (
     command_to_message,
     step_from_message,
     transition_to_message,
     version_from_message,
 )
-from async_mbrl.ros.joint_states import JointStateError, JointStateReader
-from async_mbrl.ros.run_journal import RunJournal, hear, note_action
+from async_mbrl.ros.diagnostics import Diagnostics
+from async_mbrl.ros.entities import Entities
+from async_mbrl.ros.goal_intake import GoalIntake
+from async_mbrl.ros.lifecycle import ManagedNode
+from async_mbrl.ros.markers import Markers
+from async_mbrl.ros.operation import Operation
+from async_mbrl.ros.run_journal import NoJournal, RunJournal, hear, note_action
+from async_mbrl.ros.run_report import RunReport
 from async_mbrl.ros.streams import (
     CONTROL_STEPS,
     EPISODE_COMMANDS,
@@ -60,58 +64,64 @@ from async_mbrl.ros.streams import (
     StreamPublisher,
     StreamSubscriber,
 )
+from async_mbrl.simulation.collision import CollisionChecker
 
 TICK_S = 0.25
 STATUS_TICKS = 2
 METRICS_TICKS = 4
-JOINT_STATE_AGE_S = 0.5
-"""Age at which joint states do not count as coming, before the run has begun."""
-TRUTH_AGE_S = 0.1
-"""Age at which a true position no longer tells where an episode ended."""
+VIEW_S = 0.1
+"""Time between two looks at what an operator asks, and two pictures of the arm."""
+CONTROLLER, LIFECYCLE = 'controller', 'lifecycle'
+"""Who asks for a pause besides the operator."""
 
 
 class RobotInterfaceBridge:
     """Everything of robot_interface that speaks ROS."""
 
-    def __init__(self, node: Node, run: RunSettings, robot: RobotConfig, task: Any,
+    def __init__(self, node: ManagedNode, run: RunSettings, robot: RobotConfig, task: Any,
                  config: CollectionConfig) -> None:
-        """Open the run folder, take up what it holds, and begin to wait for the others.
+        """Open the run folder, take up what it holds, and begin to hear the others, paused.
 
         Raises:
-            ConfigError: the run folder is of another task or robot, or in use.
+            ConfigError: the run folder is of another task or robot, or in use; or the model of the
+                robot cannot be loaded.
             JournalError: the journal is damaged or cannot be written.
         """
         self.folder = RunFolder(Path(run.run_dir))
+        self.folder.root.mkdir(parents=True, exist_ok=True)
         self._node = node
         self._run, self._robot, self._task = run, robot, task
+        self._entities = Entities(node)
         self._clock = RobotClock(run.real_time_factor)
         self._session = time.time_ns()
-        self._collector = Collector(task, config, run.seed)
+        self._clearance = CollisionChecker(robot, config.collision_margin_m,
+                                           config.floor_height_m)
+        self._collector = Collector(task, config, run.seed, self._clearance)
         self._account = Account()
-        self._journal = RunJournal(node, self.folder, robot, task)
+        self._journal: RunJournal | NoJournal
+        self._journal = (RunJournal(node, self.folder, robot, task) if run.mode == 'learn'
+                         else NoJournal())
         self._journal.restore(self._collector, self._account)
         self._journal.begin_session()
         self._collector.begin_session()
         self._account.begin_session()
-        self.sequence = RunSequence(
+        self.sequence: Course = (RunSequence if run.mode == 'learn' else GoalSequence)(
             config, self._collector,
             config.silence_timeout_s + 2.0 * task.config.reset_s / run.real_time_factor)
+        self._report = RunReport(node, run, robot, task, self._collector, self.sequence,
+                                 self._account)
+        self.pause()
         self._controller: ControllerView | None = None
         self._control_steps_end = 0
         self._learners: dict[str, LearnerView] = {}
-        self._metrics = MetricsFile(self.folder.metrics)
-        self._trained = False
-        self._judged_by_truth: list[bool] = []
+        self._report.learners = self._learners
         self._ticks = 0
         self._told: tuple[Any, ...] = ()
-        self._reader = JointStateReader(robot.joint_names)
-        self._truth_reader = JointStateReader(robot.joint_names)
-        self._joint_states: Subscription | None = None
-        self._joint_states_heard_s = -np.inf
-        self._joint_states_wrong = ''
-        self._truth_subscription: Subscription | None = None
-        self._truth: tuple[float, np.ndarray] | None = None
-        self._connect()
+        self._goal: np.ndarray | None = None
+        self._view_s = 0.0
+        self._process = os.getpid()
+        self.closed = False
+        self._connect(config)
         if self._journal.unfinished is not None:
             self._publish_transition(self._journal.unfinished, node.get_clock().now().to_msg())
         if self._collector.transitions:
@@ -119,27 +129,34 @@ class RobotInterfaceBridge:
                 f'resuming: {self._collector.transitions} transitions, '
                 f'{self._collector.motion_time_s:.1f} s of motion')
 
-    def _connect(self) -> None:
+    def _connect(self, config: CollectionConfig) -> None:
         node, last = self._node, self._journal.last_control_step
         self._status = node.create_publisher(msg.RunStatus, 'run_status', qos.STATUS)
         self._commands = StreamPublisher(node, EPISODE_COMMANDS, session=self._session)
         self._transitions = StreamPublisher(
             node, TRANSITIONS, next_number=self._journal.transitions, fetch=self._journal.fetch)
         self._steps = StreamSubscriber(
-            node, CONTROL_STEPS, self._on_step, on_session=self._on_controller_session,
-            on_unavailable=self.sequence.fail,
+            node, CONTROL_STEPS, self._on_step, bounds=StreamBounds.of(self._task),
+            on_session=self._on_controller_session, on_unavailable=self.sequence.fail,
             first=0 if last is None else last[1] + 1, session=None if last is None else last[0])
         for kind, message_type, topic in (
                 (RecordKind.CONTROLLER_STATUS, msg.ControllerStatus, 'controller_status'),
                 (RecordKind.LEARNER_STATUS, msg.LearnerStatus, 'learner_status'),
                 (RecordKind.GUARD_STATUS, msg.SafetyStatus, 'guard_status'),
                 (RecordKind.BRIDGE_STATUS, msg.BridgeStatus, 'bridge_status')):
-            node.create_subscription(
-                message_type, topic, lambda message, kind=kind: self._on_status(kind, message),
-                qos.STATUS)
+            subscribe(node, message_type, topic,
+                      lambda message, kind=kind: self._on_status(kind, message), qos.STATUS)
+        self._arm = ArmWatch(node, self._robot)
+        self._markers = Markers(node, self._robot, ToolFrame(self._robot))
+        self._operation = Operation(node, self, config.learners)
+        if isinstance(self.sequence, GoalSequence):
+            GoalIntake(node, self._robot, self._task, self._clearance, self._arm, self.sequence,
+                       self._run.seed, self.advance)
+        Diagnostics(node, self._report.part, node.events.part, hardware=self._robot.name)
         # Watching over the run must go on while simulated time stands still.
-        self._timer = node.create_timer(TICK_S, self._tick,
-                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(TICK_S, self._tick, clock=steady)
+        node.create_timer(PERIOD_S, self._look, clock=steady)
 
     # ---- what is heard ----
 
@@ -153,12 +170,14 @@ class RobotInterfaceBridge:
         for transition in taken.transitions:
             self._publish_transition(transition, message.header.stamp)
         if taken.result is not None and taken.result.mode == Mode.EVALUATION:
-            self._judged_by_truth.append(tool is not None)
+            self._report.judged_by_truth.append(tool is not None)
         if taken.aborted is not None:
             self._node.get_logger().warning(f'episode {step.episode} was aborted: {taken.aborted}')
         self.sequence.took(taken, time.monotonic())
+        if self._collector.open and step.kind in (StepKind.MOVE_DONE, StepKind.STEP):
+            self.sequence.acted()
         # At the end of an episode this sends the next command: the arm does not wait for a timer.
-        self._advance()
+        self.advance()
 
     def _on_controller_session(self, _session: int) -> None:
         self.sequence.controller_restarted(time.monotonic())
@@ -172,83 +191,81 @@ class RobotInterfaceBridge:
             self._controller = ControllerView(
                 state=message.state, fault=message.fault,
                 policy_version=version_from_message(message.policy_version),
-                last_rejection=message.last_rejection, heard_s=time.monotonic())
+                last_rejection=message.last_rejection, heard_s=time.monotonic(),
+                causes=tuple(message.fault_causes))
         elif kind == RecordKind.LEARNER_STATUS:
             self._learners[message.name] = LearnerView(
                 finished=message.state == msg.LearnerStatus.FINISHED,
-                version=version_from_message(message.version))
-
-    def _on_joint_states(self, data: bytes) -> None:
-        try:
-            joints = self._reader.take(data)
-        except JointStateError as error:
-            self._joint_states_wrong = str(error)
-            return
-        if joints is not None:
-            self._joint_states_wrong = ''
-            self._joint_states_heard_s = time.monotonic()
-
-    def _on_truth(self, data: bytes) -> None:
-        try:
-            joints = self._truth_reader.take(data)
-        except JointStateError:
-            return
-        if joints is not None:
-            self._truth = time.monotonic(), joints[0].copy()
+                version=version_from_message(message.version), heard_s=time.monotonic())
 
     def _true_tool(self) -> np.ndarray | None:
-        if self._truth is None or time.monotonic() - self._truth[0] > TRUTH_AGE_S:
-            return None
-        return np.asarray(self._task.tool_points(self._truth[1]))
+        position = self._arm.true_position()
+        return None if position is None else np.asarray(self._task.tool_points(position))
 
     # ---- what is done ----
 
     def _tick(self) -> None:
         self._ticks += 1
-        self._listen()
-        self._advance()
+        self.advance()
         if self._ticks % STATUS_TICKS == 0:
             self.publish_status()
         # The first line at once: a disk that takes nothing is noticed before the arm moves.
         if self._ticks % METRICS_TICKS == 1:
-            self._write_metrics()
+            self._report.write_metrics()
 
-    def _listen(self) -> None:
-        """Subscribe to joint states only while they are looked at: there are 500 a second."""
-        waiting = self.sequence.phase == Phase.WAITING
-        if waiting and self._joint_states is None:
-            self._joint_states = self._node.create_subscription(
-                JointState, self._robot.joint_states_topic, self._on_joint_states, qos.FRESH,
-                raw=True)
-        elif not waiting and self._joint_states is not None:
-            self._node.destroy_subscription(self._joint_states)
-            self._joint_states = None
-        if self.sequence.phase == Phase.FINISHING and self._truth_subscription is None:
-            self._truth_subscription = self._node.create_subscription(
-                JointState, 'ground_truth/joint_states', self._on_truth, qos.FRESH, raw=True)
+    def _look(self) -> None:
+        """Look at the arm, 25 times a second, and at what an operator asks, less often."""
+        arm, sequence, now_s = self._arm, self.sequence, time.monotonic()
+        arm.poll()
+        self._collector.position = arm.position
+        dead = arm.controller_died
+        if dead:
+            sequence.ask_pause(CONTROLLER, f'the controller has died (process {dead[0]}); waiting '
+                               'for it to be started again')
+        if (not sequence.paused) if dead else sequence.release(CONTROLLER):
+            self.advance()
+        if self._collector.open and arm.fresh:
+            assert arm.position is not None and arm.velocity is not None
+            flaw = self._clearance.ahead_flaw(arm.position, arm.velocity)
+            if flaw:
+                self._break_off(f'about to collide: {flaw}', now_s)
+        if now_s >= self._view_s:
+            self._view_s = now_s + VIEW_S
+            self._operation.poll()
+            if arm.position is not None:
+                self._markers.publish(
+                    self._node.get_clock().now().to_msg(), arm.position,
+                    self._task.tool_points(arm.position), self._goal)
 
-    def _advance(self) -> None:
-        command = self.sequence.advance(self._surroundings(), time.monotonic(),
-                                        self._commands.next_number)
+    def _break_off(self, reason: str, now_s: float) -> None:
+        command = self.sequence.broke_off(reason, now_s, self._commands.next_number)
         if command is not None:
             self._send(command)
-        if self.sequence.trained and not self._trained:
-            self._trained = True
+            self._report.collision_holds += 1
+            self._node.get_logger().warning(f'{reason}: holding the arm')
+
+    def advance(self) -> None:
+        """Do what is due, and say so where something has changed."""
+        sequence = self.sequence
+        was = sequence.paused, sequence.trained
+        command = sequence.advance(self._surroundings(), time.monotonic(),
+                                   self._commands.next_number)
+        if command is not None:
+            self._send(command)
+        # Robot time stands still for the run while it is paused, also if it asks whether to go on.
+        if (sequence.paused and (command is not None or not was[0])) or (
+                sequence.trained and not was[1]):
             self._collector.end_training(self._collector.wall_time_s(self._clock.now()))
-        told = (self.sequence.phase, self.sequence.reason, self._collector.in_motion)
+        told = sequence.phase, sequence.reason, sequence.paused, self._collector.in_motion
         if told != self._told:
-            if told[:2] != self._told[:2]:
-                self._log_phase()
+            if told[:3] != self._told[:3]:
+                self._report.log_phase()
             self._told = told
             self.publish_status()
 
     def _surroundings(self) -> Surroundings:
-        topic = self._robot.joint_states_topic
-        missing = ''
-        if time.monotonic() - self._joint_states_heard_s > JOINT_STATE_AGE_S:
-            missing = f'joint states on {topic} ({self._joint_states_wrong or "none come"})'
         return Surroundings(
-            joint_states_missing=missing,
+            joint_states_missing=self._arm.missing,
             control_steps_missing=self._steps.next_number < self._control_steps_end,
             controller=self._controller, learners=self._learners)
 
@@ -256,6 +273,7 @@ class RobotInterfaceBridge:
         message = command_to_message(command, self._session, self._node.get_clock().now().to_msg())
         payload = self._journal.append(RecordKind.EPISODE_COMMAND, message)
         self._collector.commanded(command, self._clock.now())
+        self._goal = command.goal if command.kind == CommandKind.RUN_EPISODE else self._goal
         self._commands.publish(message, payload)
 
     def _publish_transition(self, transition: Transition, stamp: Time) -> None:
@@ -266,40 +284,38 @@ class RobotInterfaceBridge:
 
     def publish_status(self) -> None:
         """Publish where the run is."""
-        collector, sequence = self._collector, self.sequence
-        self._account.heard_phase(sequence.phase)
-        message = msg.RunStatus(
-            session=self._session, run_id=self.folder.root.name, task=self._task.name,
-            robot=self._robot.name, algorithm=self._run.algorithm, phase=int(sequence.phase),
-            reason=sequence.reason, in_motion=collector.in_motion,
-            motion_time_s=collector.motion_time_s,
-            motion_time_limit_s=collector.motion_time_limit_s,
-            robot_time_s=collector.robot_time_s,
-            wall_time_s=collector.wall_time_s(self._clock.now()),
-            episodes=collector.episodes, evaluation_episodes=len(sequence.evaluation),
-            next_transition=self._transitions.next_number,
-            next_episode_command=self._commands.next_number,
-            next_control_step=self._steps.next_number)
-        if collector.learning_curve:
-            _, message.recent_return, message.recent_success_rate = collector.learning_curve[-1]
-            message.last_distance_m = collector.recent()[-1].distance_m
-        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._account.heard_phase(self.sequence.phase)
+        message = self._report.status(self._process)
+        message.session = self._session
+        message.next_transition = self._transitions.next_number
+        message.next_episode_command = self._commands.next_number
+        message.next_control_step = self._steps.next_number
         self._status.publish(message)
-        if sequence.phase == Phase.FAILED:
+        if self.sequence.phase == Phase.FAILED:
             with contextlib.suppress(JournalError):   # which may be why it failed
                 self._journal.append(RecordKind.RUN_STATUS, message)
         else:
             self._journal.append(RecordKind.RUN_STATUS, message)
 
-    def _log_phase(self) -> None:
-        sequence = self.sequence
-        text = sequence.phase.name.lower()
-        if sequence.reason:
-            text += f': {sequence.reason.removeprefix("waiting ")}'
-        if sequence.phase == Phase.FAILED:
-            self._node.get_logger().error(text)
-        else:
-            self._node.get_logger().info(text)
+    # ---- what others ask for ----
+
+    def pause(self) -> None:
+        """Stand still until :meth:`go_on`, the node being inactive."""
+        self.sequence.ask_pause(LIFECYCLE, 'the node is inactive; go on with: '
+                                'ros2 lifecycle set robot_interface activate')
+
+    def go_on(self) -> None:
+        """Take part from now on, the node being active."""
+        self.sequence.release(LIFECYCLE)
+
+    def save(self) -> None:
+        """Bring journal and summary to the disk.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        self._journal.sync()
+        self.write_outcome()
 
     # ---- the end ----
 
@@ -319,39 +335,31 @@ class RobotInterfaceBridge:
         Raises:
             OSError: the disk does not take it.
         """
-        judged = None
-        by_truth = self._judged_by_truth[-len(self.sequence.evaluation):]
-        if self.sequence.evaluation and by_truth:
-            judged = 'true_positions' if all(by_truth) else (
-                'mixed' if any(by_truth) else 'measured_positions')
-        facts = RunFacts(
-            task=self._task.name, robot=self._robot.name, algorithm=self._run.algorithm,
-            seed=self._run.seed, ros_distro=os.environ.get('ROS_DISTRO'),
-            rmw=rclpy.get_rmw_implementation_identifier(),
-            phase=self.sequence.phase.name.lower(), reason=self.sequence.reason,
-            wall_time_s=self._collector.wall_time_s(self._clock.now()), judged_by=judged,
-            numbers_missing=self._journal.numbers_missing,
-            evaluation_aborted=self.sequence.evaluation_aborted)
-        write_summary(self.folder, build_summary(facts, self._collector, self._account,
-                                                 self.sequence.evaluation))
-        self._write_metrics()
-
-    def _write_metrics(self) -> None:
-        self._metrics.write(metrics_record(
-            self._collector, self.sequence, self._account, unix_s=time.time(),
-            now_s=self._clock.now()))
+        self._report.write_outcome(self._journal.numbers_missing)
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the others have what was published, within limits."""
         self._status.wait_for_all_acked(Duration(seconds=timeout_s))
         self._commands.flush(timeout_s)
 
+    def say_goodbye(self) -> None:
+        """Publish the last status: from here on the death of this process is in order.
+
+        Raises:
+            JournalError: the journal does not take it; it was published.
+        """
+        self._process = 0
+        self._operation.close()
+        self.publish_status()
+
     def close(self) -> None:
-        """Close the files."""
-        self._timer.cancel()
+        """Close the files and leave the graph."""
+        self.closed = True
         self._journal.close()
         with contextlib.suppress(OSError):   # what a full disk did not take was said when written
-            self._metrics.close()
+            self._report.close()
+        self._arm.close()
+        self._entities.destroy()
 
     def _now_ros_s(self) -> float:
         return self._node.get_clock().now().nanoseconds * 1e-9

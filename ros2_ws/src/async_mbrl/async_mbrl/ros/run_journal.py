@@ -126,7 +126,8 @@ class RunJournal:
                 self._check_number(message)
             elif record.kind == RecordKind.RUN_STATUS:
                 account.heard_phase(message.phase)
-                if message.phase in (msg.RunStatus.EVALUATING, msg.RunStatus.DONE):
+                if message.paused or message.phase in (msg.RunStatus.EVALUATING,
+                                                       msg.RunStatus.DONE):
                     collector.end_training(message.wall_time_s)
             else:
                 hear(account, record.kind, message, now_s)
@@ -134,6 +135,14 @@ class RunJournal:
             raise JournalError(
                 f'{self._folder}: {self._journal.transitions} transitions, but its control steps '
                 f'make {collector.transitions}; the journal is damaged')
+
+    def sync(self) -> None:
+        """Bring everything to the disk.
+
+        Raises:
+            JournalError: the disk does not take it.
+        """
+        self._journal.sync()
 
     def close(self) -> None:
         """Bring everything to the disk and close."""
@@ -152,6 +161,34 @@ class RunJournal:
     def _check_number(self, message: msg.Transition) -> None:
         self.numbers_missing += max(0, message.number - self._next_transition)
         self._next_transition = message.number + 1
+
+
+class NoJournal:
+    """Stands where a journal is wanted, for a run that nothing is learned from."""
+
+    last_control_step: tuple[int, int] | None = None
+    unfinished: Transition | None = None
+    numbers_missing = transitions = 0
+
+    def fetch(self, first: int, count: int) -> list[bytes]:
+        """Give no transitions."""
+        return []
+
+    def append(self, kind: RecordKind, message: Any) -> bytes:
+        """Keep nothing; give the message serialised."""
+        return bytes(serialize_message(message))
+
+    def begin_session(self) -> None:
+        """Keep nothing."""
+
+    def restore(self, collector: Collector, account: Account) -> None:
+        """Restore nothing."""
+
+    def sync(self) -> None:
+        """Bring nothing to the disk."""
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def note_action(account: Account, collector: Collector, step: ControlStep, time_s: float) -> None:

@@ -23,6 +23,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.task import Future
 
 from async_mbrl.core.sequence import History, InOrder
+from async_mbrl.ros.bounds import STATUS_BYTES, StreamBounds, subscribe
 from async_mbrl.ros.qos import STREAM
 
 CHUNK_MESSAGES = 64
@@ -153,7 +154,7 @@ class StreamSubscriber:
     """
 
     def __init__(self, node: Node, stream: Stream, deliver: Callable[[Any, bool], None], *,
-                 first: int = 0, session: int | None = None,
+                 bounds: StreamBounds | None = None, first: int = 0, session: int | None = None,
                  on_session: Callable[[int], None] | None = None,
                  on_unavailable: Callable[[str], None] | None = None) -> None:
         """Create the subscription, the client and the check for gaps.
@@ -163,6 +164,8 @@ class StreamSubscriber:
             stream: which stream.
             deliver: called as ``deliver(message, recovered)``; ``recovered`` says that the message
                 came as an answer and not by the topic.
+            bounds: what messages must be like; others are refused, and so still missing. Without
+                it only their size is bounded.
             first: number of the first message wanted.
             session: the session that ``first`` belongs to; any other session begins at 0. Without
                 it the first session seen begins at ``first``.
@@ -172,7 +175,10 @@ class StreamSubscriber:
         """
         self.session = session
         self.recovered = 0
+        self.refused = 0
+        """Messages that were not what the stream carries."""
         self._stream = stream
+        self._bounds = bounds
         self._deliver = deliver
         self._first = first
         self._on_session = on_session
@@ -183,10 +189,12 @@ class StreamSubscriber:
         self._past: set[int] = set()
         self._announced = self._due = first
         self._pending: Future | None = None
+        self._wanted = (0, 0)
         self._deadline = 0.0
         self._client = node.create_client(stream.service, stream.service_name)
-        self._subscription = node.create_subscription(
-            stream.message, stream.topic, self._on_message, STREAM)
+        self._subscription = subscribe(
+            node, stream.message, stream.topic, self._on_message, STREAM,
+            maximum_bytes=STATUS_BYTES if bounds is None else bounds.most_bytes(stream.message))
         # Retries must go on while simulated time stands still.
         self._timer = node.create_timer(CHECK_PERIOD_S, self._check,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -214,6 +222,12 @@ class StreamSubscriber:
             self._ask()
 
     def _take(self, message: Any, recovered: bool) -> None:
+        flaw = '' if self._bounds is None else self._bounds.flaw(message)
+        if flaw:
+            self.refused += 1
+            self._logger.error(f'{self._stream.topic}: message {message.number} refused: {flaw}',
+                               throttle_duration_sec=1.0)
+            return
         if self._stream.per_session and not self._enter(message.session):
             return
         for item, was_recovered in self._order.offer(message.number, (message, recovered)):
@@ -253,6 +267,7 @@ class StreamSubscriber:
         if self._stream.per_session:
             request.session = self.session
         request.first, request.count = gap[0], min(gap[1], CHUNK_MESSAGES)
+        self._wanted = gap[0], request.count
         self._deadline = time.monotonic() + ANSWER_TIMEOUT_S
         self._pending = self._client.call_async(request)
         self._pending.add_done_callback(self._on_answer)
@@ -276,8 +291,10 @@ class StreamSubscriber:
                 if self._on_unavailable is not None:
                     self._on_unavailable(reason)
                 return
-            for message in messages:
-                self._take(message, recovered=True)
+            first, count = self._wanted
+            for message in messages[:count]:
+                if first <= message.number < first + count:
+                    self._take(message, recovered=True)
             # Without progress the next check asks again: an answer that does not help must not
             # make the two nodes busy.
             if self.next_number > before:

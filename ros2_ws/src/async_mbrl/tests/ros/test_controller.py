@@ -5,183 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rclpy
-import yaml
 from async_mbrl_interfaces import msg
-from control_rig import (
-    JOINTS,
-    NETWORK,
-    InertiaPlant,
-    episode,
-    make_reach,
-    make_robot,
-    make_snapshot,
-)
-from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
+from control_rig import JOINTS, NETWORK, make_snapshot
+from process_rig import ABORTED, END, LIMIT_S, MOVE_DONE, ROBOT, STEP, TASK, Rig, child, gone
 
 from async_mbrl.control.acceptance import PUBLISHER_TIMEOUT_S
-from async_mbrl.core.config import to_mapping
-from async_mbrl.core.realtime import use_fifo
 from async_mbrl.core.snapshot import Version
 from async_mbrl.ros import qos
 from async_mbrl.ros.controller_bridge import ControllerBridge, LoopDied
-from async_mbrl.ros.convert import (
-    command_to_message,
-    doubles,
-    snapshot_to_messages,
-    step_from_message,
-    to_seconds,
-)
-from async_mbrl.ros.driver import DRIVER_COMMAND, PolledGroup
-from async_mbrl.ros.streams import (
-    CONTROL_STEPS,
-    EPISODE_COMMANDS,
-    StreamPublisher,
-    StreamSubscriber,
-)
-
-LIMIT_S = 15.0
-PERIOD_S = 0.002
-ROBOT = make_robot()
-TASK = make_reach(ROBOT)
-STEP, END, MOVE_DONE, ABORTED = (msg.ControlStep.STEP, msg.ControlStep.END,
-                                 msg.ControlStep.MOVE_DONE, msg.ControlStep.ABORTED)
-
-
-class Rig:
-    """Driver, robot_interface and policy learner of a test, and the processes under test."""
-
-    def __init__(self, folder) -> None:
-        self.folder = folder
-        # The driver must be as punctual as a real one, also when the machine is busy with tests:
-        # all threads here, those of DDS too, run before others where that is allowed.
-        use_fifo(30)
-        self.node = rclpy.create_node('rig')
-        self.names = list(ROBOT.joint_names)
-        self.order = np.arange(JOINTS)
-        self.plant = InertiaPlant(ROBOT)
-        self.effort: np.ndarray | None = None
-        self.commands: list[tuple[float, np.ndarray]] = []
-        self.steps: list[msg.ControlStep] = []
-        self.statuses: list[msg.ControllerStatus] = []
-        self.safety: list[msg.SafetyStatus] = []
-        self.guard: list[msg.SafetyStatus] = []
-        self.processes: list[subprocess.Popen] = []
-        self.number = 0
-        node = self.node
-        self.states = node.create_publisher(JointState, 'joint_states', qos.COMMAND)
-        self.policies = node.create_publisher(msg.ParameterSnapshot, 'policy_parameters',
-                                              qos.snapshots(4))
-        self.orders = StreamPublisher(node, EPISODE_COMMANDS, session=7)
-        self.received = node.create_subscription(
-            Float64MultiArray, 'commands', self._on_command, DRIVER_COMMAND,
-            callback_group=PolledGroup())
-        node.create_subscription(msg.ControllerStatus, 'controller_status', self.statuses.append,
-                                 qos.STATUS)
-        node.create_subscription(msg.SafetyStatus, 'safety_status', self.safety.append, qos.FRESH)
-        node.create_subscription(msg.SafetyStatus, 'guard_status', self.guard.append, qos.STATUS)
-        self.stream = StreamSubscriber(node, CONTROL_STEPS, self._on_step)
-        self.executor = SingleThreadedExecutor()
-        self.executor.add_node(node)
-        self.driving = threading.Event()
-        self.driving.set()
-        self.closing = False
-        self.driver = threading.Thread(target=self._drive, daemon=True)
-        self.driver.start()
-
-    def _on_command(self, message: Float64MultiArray) -> None:
-        self.effort = np.array(message.data)
-        self.commands.append((time.monotonic(), self.effort))
-
-    def _on_step(self, message: msg.ControlStep, _recovered: bool) -> None:
-        self.steps.append(message)
-
-    def _drive(self) -> None:
-        next_s = time.monotonic()
-        while not self.closing:
-            next_s += PERIOD_S
-            time.sleep(max(0.0, next_s - time.monotonic()))
-            handle = self.received.handle
-            while (taken := handle.take_message(Float64MultiArray, False)) is not None:
-                self._on_command(taken[0])
-            self.plant.step(self.effort, PERIOD_S)
-            if self.driving.is_set():
-                self.states.publish(JointState(
-                    name=self.names, position=doubles(self.plant.position[self.order]),
-                    velocity=doubles(self.plant.velocity[self.order])))
-
-    def start(self, name: str, robot=ROBOT) -> subprocess.Popen:
-        parameters = {'run': {'run_dir': str(self.folder), 'seed': 0, 'algorithm': 'me_ppo'},
-                      'robot': to_mapping(robot)}
-        if name == 'controller':
-            parameters |= {'task': to_mapping(TASK.config), 'network': to_mapping(NETWORK)}
-        path = self.folder / f'{name}.yaml'
-        path.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
-        process = subprocess.Popen(
-            [sys.executable, '-m', f'async_mbrl.nodes.{name}', '--ros-args', '--params-file',
-             str(path)], stderr=subprocess.PIPE, text=True)
-        self.processes.append(process)
-        return process
-
-    def until(self, condition, what: str = '') -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline, (
-                what, [(step.kind, step.reason) for step in self.steps[-3:]], self.statuses[-1:])
-            self.executor.spin_once(timeout_sec=0.02)
-
-    def spin(self, duration_s: float) -> None:
-        end_s = time.monotonic() + duration_s
-        while time.monotonic() < end_s:
-            self.executor.spin_once(timeout_sec=0.01)
-
-    def publish(self, snapshot, publisher: str = 'first', spoil=None) -> None:
-        for message in snapshot_to_messages(snapshot, publisher, self.node.get_clock().now()
-                                            .to_msg()):
-            if spoil is not None:
-                spoil(message)
-            self.policies.publish(message)
-
-    def ask(self, **fields) -> None:
-        command = episode(ROBOT, self.number, **fields)
-        self.orders.publish(command_to_message(command, 7, self.node.get_clock().now().to_msg()))
-        self.number += 1
-
-    def ready(self, **policy) -> subprocess.Popen:
-        """Start the controller and give it a policy."""
-        process = self.start('controller')
-        self.until(lambda: self.policies.get_subscription_count() > 0)
-        self.publish(make_snapshot(TASK, **policy))
-        self.until(lambda: self.statuses and self.statuses[-1].policies_applied == 1)
-        return process
-
-    def last(self, kind: int) -> bool:
-        return bool(self.steps) and self.steps[-1].kind == kind
-
-    def close(self) -> None:
-        self.closing = True
-        self.driver.join()
-        for process in self.processes:
-            if process.poll() is None:
-                process.terminate()
-            try:
-                process.communicate(timeout=5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-        self.executor.shutdown()
-        self.node.destroy_node()
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+from async_mbrl.ros.convert import snapshot_to_messages, step_from_message, to_seconds
 
 
 class Unheard:
@@ -189,11 +27,6 @@ class Unheard:
 
     def publish(self, _message) -> None:
         pass
-
-
-def gone(pid: str) -> bool:
-    state = subprocess.run(['ps', '-o', 'stat=', '-p', pid], capture_output=True, text=True).stdout
-    return not state.strip() or state.startswith('Z')
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -263,8 +96,8 @@ def test_only_verified_policies_of_one_publisher_are_applied(rig):
     rig.publish(make_snapshot(TASK, Version(1, 4)))
     refused += 2
     rejected('not newer')
-    other = rig.node.create_publisher(msg.ParameterSnapshot, 'policy_parameters',
-                                      qos.snapshots(4))
+    other = rig.learner.create_publisher(msg.ParameterSnapshot, 'policy_parameters',
+                                         qos.snapshots(4))
     rig.until(lambda: other.get_subscription_count() > 0)
     rig.publish(make_snapshot(TASK, Version(1, 5)))       # the first one still lives
     rejected('not newer')
@@ -285,6 +118,18 @@ def test_only_verified_policies_of_one_publisher_are_applied(rig):
     # Fallen silent, the first gives way, and the second need not say it again.
     rig.until(lambda: rig.statuses[-1].policies_applied == 2)
     assert rig.statuses[-1].policy_version.incarnation == 2
+
+    # Whoever else may publish is not believed at all, however new the version.
+    stranger = rclpy.create_node('stranger')
+    other = stranger.create_publisher(msg.ParameterSnapshot, 'policy_parameters', qos.snapshots(4))
+    rig.until(lambda: other.get_subscription_count() > 0)
+    for message in snapshot_to_messages(make_snapshot(TASK, Version(3, 0)), 'stranger',
+                                        rig.node.get_clock().now().to_msg()):
+        other.publish(message)
+    refused = rig.statuses[-1].policies_rejected
+    rejected('/stranger may publish policies, too')
+    assert rig.statuses[-1].policies_applied == 2
+    stranger.destroy_node()
 
 
 def test_joints_of_another_robot_are_a_fault_and_nothing_is_sent(rig):
@@ -341,9 +186,7 @@ def test_a_recent_order_that_was_lost_is_obeyed_all_the_same(rig):
 
 
 def test_silence_of_the_driver_stops_the_arm_in_time(rig):
-    rig.ready(bias=0.3)
-    rig.ask(steps=1000)
-    rig.until(lambda: rig.last(STEP))
+    rig.running()
     rig.driving.clear()
     silent_s = time.monotonic()
     rig.until(lambda: rig.last(ABORTED))
@@ -360,92 +203,30 @@ def test_silence_of_the_driver_stops_the_arm_in_time(rig):
 
 def test_guard_stops_the_arm_when_the_controller_is_killed(rig):
     rig.start('guard')
-    process = rig.ready(bias=0.3)
-    rig.ask(steps=1000)
-    rig.until(lambda: rig.guard and rig.guard[-1].state == msg.SafetyStatus.ACTIVE
-              and rig.last(STEP))
-    children = subprocess.check_output(['ps', '-o', 'pid=', '--ppid', str(process.pid)],
-                                       text=True).split()
+    process = rig.running()
+    rig.until(lambda: rig.guard and rig.guard[-1].state == msg.SafetyStatus.ACTIVE)
+    loop = child(process)
     assert rig.effort.any()
     killed_s = time.monotonic()
     process.kill()
     rig.until(lambda: any(when > killed_s and not command.any() for when, command in rig.commands))
     stopped_s = next(when for when, command in rig.commands
                      if when > killed_s and not command.any())
-    assert stopped_s - killed_s < 0.1
+    assert stopped_s - killed_s < 0.05
     rig.until(lambda: rig.guard[-1].state == msg.SafetyStatus.FAULT)
     rig.spin(0.3)
     assert len([when for when, _ in rig.commands if when > stopped_s]) > 15
-    assert all(gone(child) for child in children)
-
-
-def test_guard_holds_a_position_controlled_arm_where_it_was(rig):
-    rig.start('guard', make_robot(command_interface='position'))
-    heartbeats = rig.node.create_publisher(msg.SafetyStatus, 'safety_status', qos.FRESH)
-    rig.until(lambda: heartbeats.get_subscription_count() > 1 and rig.guard)
-
-    def beat(state: int) -> None:
-        heartbeats.publish(msg.SafetyStatus(source='controller', state=state))
-
-    beat(msg.SafetyStatus.IDLE)
-    rig.spin(0.2)
-    assert not rig.commands
-    beat(msg.SafetyStatus.ACTIVE)
-    where = rig.plant.position.copy()
-    rig.until(lambda: rig.commands)
-    assert rig.commands[0][1] == pytest.approx(where)
-    beat(msg.SafetyStatus.SHUTDOWN)
-    rig.spin(0.1)
-    sent = len(rig.commands)
-    rig.spin(0.2)
-    assert len(rig.commands) == sent
-
-
-def test_guard_asked_to_stop_waits_for_the_controller_to_end(rig):
-    guard = rig.start('guard')
-    heartbeats = rig.node.create_publisher(msg.SafetyStatus, 'safety_status', qos.FRESH)
-    rig.until(lambda: heartbeats.get_subscription_count() > 1 and rig.guard)
-
-    def beat(state: int, duration_s: float) -> None:
-        end_s = time.monotonic() + duration_s
-        while time.monotonic() < end_s:
-            heartbeats.publish(msg.SafetyStatus(source='controller', state=state))
-            rig.spin(0.02)
-
-    beat(msg.SafetyStatus.ACTIVE, 0.1)
-    guard.send_signal(signal.SIGINT)
-    beat(msg.SafetyStatus.ACTIVE, 0.5)
-    assert guard.poll() is None
-    beat(msg.SafetyStatus.SHUTDOWN, 0.05)
-    assert guard.wait(1.0) == 0
-    assert not rig.commands
-
-
-def test_guard_leaves_the_safe_command_if_the_controller_does_not_end(rig):
-    guard = rig.start('guard')
-    heartbeats = rig.node.create_publisher(msg.SafetyStatus, 'safety_status', qos.FRESH)
-    rig.until(lambda: heartbeats.get_subscription_count() > 1 and rig.guard)
-    asked_s = 0.0
-    while guard.poll() is None:
-        heartbeats.publish(msg.SafetyStatus(source='controller', state=msg.SafetyStatus.ACTIVE))
-        rig.spin(0.02)
-        if not asked_s:
-            rig.spin(0.05)
-            guard.send_signal(signal.SIGTERM)
-            asked_s = time.monotonic()
-    assert 1.4 < time.monotonic() - asked_s < 2.5
-    assert guard.returncode == 0
-    rig.until(lambda: rig.commands)
-    assert not rig.commands[-1][1].any()
+    assert gone(loop)
 
 
 def test_a_command_thread_that_fails_ends_the_controller(monkeypatch):
     sent, said = [], []
     bridge = ControllerBridge.__new__(ControllerBridge)
     bridge._died = ''
-    bridge._interface, bridge._position = 'effort', np.ones(JOINTS)
+    bridge._interface, bridge._joints = 'effort', JOINTS
+    bridge.measured = (0.0, np.ones(JOINTS), np.ones(JOINTS))
     bridge._loop = SimpleNamespace(count=lambda _name: 1)
-    bridge._commands = SimpleNamespace(publish=sent.append)
+    bridge._commands = SimpleNamespace(publish=sent.append, flush=lambda: None)
     bridge._intake = SimpleNamespace(failure='')
     bridge._node = SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append,
                                                                       fatal=said.append))
@@ -461,11 +242,8 @@ def test_a_command_thread_that_fails_ends_the_controller(monkeypatch):
 
 
 def test_death_of_the_loop_ends_the_controller_with_an_error(rig):
-    process = rig.ready(bias=0.3)
-    rig.ask(steps=1000)
-    rig.until(lambda: rig.last(STEP))
-    child = int(subprocess.check_output(['ps', '-o', 'pid=', '--ppid', str(process.pid)]))
-    os.kill(child, signal.SIGKILL)
+    process = rig.running()
+    os.kill(child(process), signal.SIGKILL)
     killed_s = time.monotonic()
     rig.until(lambda: rig.commands[-1][0] > killed_s and not rig.commands[-1][1].any())
     rig.until(lambda: process.poll() is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from array import array as buffer
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 
-from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version, checksum, encode
+from async_mbrl.core.snapshot import (
+    HEADER_BYTES,
+    Snapshot,
+    SnapshotError,
+    Version,
+    checksum,
+    encode,
+)
 from async_mbrl.core.transition import (
     CommandKind,
     ControlStep,
@@ -111,7 +119,7 @@ def messages(made: Snapshot) -> list[Any]:
 
 
 def assembler() -> convert.SnapshotAssembler:
-    return convert.SnapshotAssembler('policy', ARCHITECTURE)
+    return convert.SnapshotAssembler('policy', ARCHITECTURE, 7 * convert.PART_BYTES)
 
 
 @given(st.randoms(use_true_random=False))
@@ -162,9 +170,17 @@ def test_a_damaged_part_makes_the_snapshot_refused_and_the_next_is_taken() -> No
 
 
 @pytest.mark.parametrize(('field', 'value', 'says'), [
-    ('total_bytes', 2**40, 'outside the limits'),
+    ('total_bytes', 2**40, 'at most'),
+    ('total_bytes', 7 * convert.PART_BYTES + HEADER_BYTES + 1, 'at most'),
+    ('total_bytes', 10, 'outside the limits'),
+    ('total_bytes', 0, 'outside the limits'),
     ('parts', 2**31, 'outside the limits'),
     ('parts', 0, 'outside the limits'),
+    ('parts', 8, 'outside the limits'),
+    ('checksum', 'abc', 'outside the limits'),
+    ('data', buffer('B', bytes(convert.PART_BYTES - 1)), 'outside the limits'),
+    ('kind', 'model', 'expected a policy'),
+    ('architecture_hash', '0' * 64, 'architecture'),
     ('part', 7, 'outside the limits'),
 ])
 def test_parts_beyond_all_limits_are_refused_at_once(field: str, value: int, says: str) -> None:
@@ -178,7 +194,7 @@ def test_parts_that_contradict_each_other_are_refused() -> None:
     putting = assembler()
     first, second, *_ = messages(snapshot())
     putting.add(first)
-    second.parts = 6
+    second.total_bytes += 1
     with pytest.raises(SnapshotError, match='contradict'):
         putting.add(second)
 

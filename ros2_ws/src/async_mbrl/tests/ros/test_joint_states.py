@@ -29,6 +29,7 @@ def test_every_joint_state_is_read_by_name(names, frame_id):
         taken = reader.take(serialised(names, position, velocity, frame_id=frame_id,
                                        effort=position, second=second))
         assert taken is not None
+        assert reader.stamp_ns == second * 1_000_000_000
         for found, given in zip(taken, (position, velocity), strict=True):
             assert found.tolist() == [given[names.index(name)] for name in NAMES]
 
@@ -52,7 +53,25 @@ def test_numbers_that_are_not_finite_are_not_given():
     (['lift', 'elbow', 'other'], [1, 2, 3], [4, 5, 6], 'wrist_1'),
     (NAMES, [1, 2, 3], [], '0 velocities'),
     ([], [], [], 'missing'),
+    ([*NAMES, 'lift'], [1, 2, 3, 4], [4, 5, 6, 7], 'twice'),
 ])
 def test_joint_states_of_something_else_are_refused(names, position, velocity, word):
     with pytest.raises(JointStateError, match=word):
         JointStateReader(NAMES).take(serialised(names, position, velocity))
+
+
+@pytest.mark.parametrize('damaged', [
+    b'', b'\x00\x01\x00\x00', serialised(NAMES, [1, 2, 3], [4, 5, 6])[:-20],
+    serialised(NAMES, [1, 2, 3], [4, 5, 6], effort=[0.0] * 9000)])
+def test_bytes_that_are_no_joint_state_are_refused(damaged):
+    with pytest.raises(JointStateError, match='refused'):
+        JointStateReader(NAMES).take(damaged)
+
+
+def test_efforts_are_not_taken_for_velocities():
+    """Of the same size, and alike up to the positions."""
+    reader = JointStateReader(NAMES)
+    assert reader.take(serialised(NAMES, [1, 2, 3], [4, 5, 6])) is not None
+    other = serialised(NAMES, [1, 2, 3], [], effort=[4, 5, 6])
+    with pytest.raises(JointStateError, match='0 velocities'):
+        reader.take(other)

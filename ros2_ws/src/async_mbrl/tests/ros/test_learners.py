@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,16 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import learning_rig
 import pytest
 import rclpy
 import yaml
 from async_mbrl_interfaces import msg
+from lifecycle_msgs.msg import Transition as Lifecycle
+from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import serialize_message
+from std_srvs.srv import Trigger
 
+from async_mbrl.control.policy import PolicyLayout
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.network import PolicyNetworkConfig, policy_architecture
 from async_mbrl.core.run import RunFolder
@@ -30,7 +37,7 @@ from async_mbrl.ros.convert import (
 )
 from async_mbrl.ros.streams import TRANSITIONS, StreamPublisher
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 NETWORK = {'hidden': [16, 16], 'activation': 'tanh', 'squash': 'clip'}
 MODEL = {'members': 2, 'hidden': [16, 16], 'publish_interval_s': 0.1}
 IMPROVEMENT = {'rollouts': 10, 'horizon': 5, 'value_hidden': [16]}
@@ -57,7 +64,8 @@ class Script:
         self.statuses: dict[str, msg.LearnerStatus] = {}
         self.policies: list[snapshots.Snapshot] = []
         network = PolicyNetworkConfig(tuple(NETWORK['hidden']), 'tanh', 'clip')
-        self.assembler = SnapshotAssembler('policy', policy_architecture(network, self.task))
+        self.assembler = SnapshotAssembler('policy', policy_architecture(network, self.task),
+                                           PolicyLayout(self.task, network).size)
         self.node.create_subscription(msg.LearnerStatus, 'learner_status', self._on_status,
                                       qos.STATUS)
         self.node.create_subscription(msg.ParameterSnapshot, 'policy_parameters', self._on_policy,
@@ -74,11 +82,11 @@ class Script:
         if found is not None:
             self.policies.append(found)
 
-    def start(self, name: str) -> subprocess.Popen[str]:
+    def start(self, name: str, **run: Any) -> subprocess.Popen[str]:
         parts = {'model': MODEL, 'network': NETWORK, 'exploration': {'initial_steps': 10},
                  'improvement': IMPROVEMENT}
         parameters = {
-            'run': {'run_dir': str(self.folder), 'seed': 3, 'algorithm': 'me_ppo'},
+            'run': {'run_dir': str(self.folder), 'seed': 3, 'algorithm': 'me_ppo', **run},
             'robot': learning_rig.ROBOT, 'task': learning_rig.TASK,
             **{section: parts[section] for section in SECTIONS[name]}}
         file = self.folder / f'{name}.yaml'
@@ -100,9 +108,9 @@ class Script:
             else:
                 self.stream.next_number = message.number + 1
 
-    def tell(self, phase: int) -> None:
+    def tell(self, phase: int, mode: str = 'learn') -> None:
         self.run_status.publish(msg.RunStatus(
-            phase=phase, in_motion=phase == msg.RunStatus.LEARNING,
+            phase=phase, mode=mode, in_motion=phase == msg.RunStatus.LEARNING,
             next_transition=len(self.kept)))
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
@@ -112,6 +120,15 @@ class Script:
                 assert process.poll() in (None, 0, -signal.SIGKILL), process.stderr.read()
             assert time.monotonic() < end, f'{what}; statuses: {self.statuses}'
             time.sleep(0.02)
+
+    def ask(self, kind: type, name: str, request: Any) -> Any:
+        """Call a service and give its answer."""
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(TIMEOUT_S), name
+        future = client.call_async(request)
+        self.until(future.done, f'{name} does not answer')
+        self.node.destroy_client(client)
+        return future.result()
 
     def close(self) -> None:
         for process in self.processes:
@@ -123,6 +140,14 @@ class Script:
         self.thread.join(5.0)
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
+
+
+def checkpoint_lines(process: subprocess.Popen[str], what: str) -> list[tuple[int, str]]:
+    """Transitions and SHA-256 of the checkpoints that the log of an ended learner tells of."""
+    assert process.stderr is not None
+    found = re.findall(rf'checkpoint {what}: transitions=(\d+) sha256=([0-9a-f]{{64}})$',
+                       process.stderr.read(), re.MULTILINE)
+    return [(int(count), digest) for count, digest in found]
 
 
 @pytest.fixture
@@ -188,8 +213,8 @@ def test_learners_miss_nothing_and_end_with_the_run(script: Script) -> None:
     assert newest == (2, 0) and script.statuses['policy_learner'].updates == updates
 
     script.tell(msg.RunStatus.DONE)
-    assert model_learner.wait(10) == 0
-    assert policy_learner.wait(10) == 0
+    assert model_learner.wait(30) == 0
+    assert policy_learner.wait(30) == 0
     assert snapshots.decode(folder.policy.read_bytes()).version == newest
     assert snapshots.decode(folder.first_policy.read_bytes()).version == first.version
 
@@ -201,7 +226,9 @@ def test_learner_goes_on_after_a_signal_and_after_being_killed(script: Script) -
     script.until(lambda: 'model_learner' in script.statuses
                  and script.statuses['model_learner'].updates > 50, 'does not learn')
     learner.send_signal(signal.SIGINT)
-    assert learner.wait(5) == 0
+    assert learner.wait(30) == 0
+    saved_as = checkpoint_lines(learner, 'saved')[-1]
+    assert saved_as[0] == 45
     saved = script.statuses['model_learner']
 
     script.collect(1)
@@ -215,13 +242,14 @@ def test_learner_goes_on_after_a_signal_and_after_being_killed(script: Script) -
     assert again.updates >= saved.updates
     assert again.transitions_recovered == 15    # the others were in the checkpoint
     learner.send_signal(signal.SIGINT)
-    assert learner.wait(5) == 0
+    assert learner.wait(30) == 0
+    assert checkpoint_lines(learner, 'restored') == [saved_as]
 
     # The journal was cut: numbers that the learner has would be given out again.
     kept, script.kept = script.kept, script.kept[:50]
     script.tell(msg.RunStatus.WAITING)
     refused = script.start('model_learner')
-    assert refused.wait(20) == 2
+    assert refused.wait(60) == 2
     error = refused.stderr.read()
     assert 'has learned from 60 transitions' in error and 'holds only 50' in error
     assert 'Traceback' not in error
@@ -233,7 +261,91 @@ def test_learner_goes_on_after_a_signal_and_after_being_killed(script: Script) -
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     refused = script.start('model_learner')
-    assert refused.wait(20) == 2
+    assert refused.wait(60) == 2
     error = refused.stderr.read()
     assert 'SHA-256' in error
+    assert 'Traceback' not in error
+
+
+def change(script: Script, name: str, transition: int) -> None:
+    """Let a learner make a transition of its lifecycle."""
+    assert script.ask(ChangeState, f'{name}/change_state',
+                      ChangeState.Request(transition=Lifecycle(id=transition))).success
+
+
+def test_paused_learner_receives_and_lives_but_does_not_learn(script: Script) -> None:
+    learner = script.start('model_learner')
+    script.collect(2)
+    script.tell(msg.RunStatus.LEARNING)
+    script.until(lambda: 'model_learner' in script.statuses
+                 and script.statuses['model_learner'].updates > 20, 'does not learn')
+    answer = script.ask(Trigger, 'model_learner/save', Trigger.Request())
+    assert answer.success and answer.message.startswith('30 transitions, ')
+    index = script.folder / 'model_learner' / 'checkpoint.json'
+    assert index.exists()
+
+    change(script, 'model_learner', Lifecycle.TRANSITION_DEACTIVATE)
+    script.until(lambda: script.statuses['model_learner'].state == msg.LearnerStatus.WAITING,
+                 'does not pause')
+    updates = script.statuses['model_learner'].updates
+    script.collect(1)
+    script.until(lambda: script.statuses['model_learner'].next_transition == 45,
+                 'does not receive while paused')
+    assert script.statuses['model_learner'].updates == updates
+
+    # The disk takes no checkpoint any more: it is told, and learning goes on.
+    shutil.rmtree(index.parent)
+    index.parent.write_text('in the way')
+    change(script, 'model_learner', Lifecycle.TRANSITION_ACTIVATE)
+    refused = script.ask(Trigger, 'model_learner/save', Trigger.Request())
+    assert not refused.success and 'no checkpoint written' in refused.message
+    script.until(lambda: 'no checkpoint written' in script.statuses['model_learner'].reason
+                 and script.statuses['model_learner'].updates > updates + 20, 'stopped learning')
+    script.tell(msg.RunStatus.FINISHING)
+    script.until(lambda: script.statuses['model_learner'].state == msg.LearnerStatus.FINISHED,
+                 'does not finish')
+    index.parent.unlink()
+    change(script, 'model_learner', Lifecycle.TRANSITION_DEACTIVATE)
+    change(script, 'model_learner', Lifecycle.TRANSITION_CLEANUP)     # the last try
+    assert index.exists()
+    learner.send_signal(signal.SIGINT)
+    assert learner.wait(30) == 0
+
+
+def test_policy_of_another_run_is_handed_out_verified(script: Script, tmp_path: Path) -> None:
+    first = script.start('policy_learner')
+    script.until(lambda: bool(script.policies), 'no policy')
+    script.collect(1)
+    script.tell(msg.RunStatus.LEARNING)
+    script.until(lambda: 'policy_learner' in script.statuses
+                 and script.statuses['policy_learner'].next_transition == 15, 'no data')
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 0
+    learned = snapshots.decode(RunFolder(script.folder).policy.read_bytes())
+
+    use = {'run_dir': str(tmp_path / 'use'), 'mode': 'use', 'policy_from': str(script.folder)}
+    (tmp_path / 'use').mkdir()
+    script.policies.clear()
+    server = script.start('policy_learner', **use)
+    script.until(lambda: bool(script.policies), 'hands out nothing')
+    handed = script.policies[0]
+    assert handed.version == (1, 0)
+    assert handed.trained_on_transitions == learned.trained_on_transitions
+    for name, value in learned.tensors.items():
+        assert (handed.tensors[name] == value).all(), name
+    script.tell(msg.RunStatus.EVALUATING, mode='use')
+    updates = script.statuses['policy_learner'].updates
+    script.until(lambda: script.statuses['policy_learner'].state == msg.LearnerStatus.WAITING,
+                 'is not there to wait')
+    assert script.statuses['policy_learner'].updates == updates
+    server.send_signal(signal.SIGINT)
+    assert server.wait(30) == 0
+
+    path = RunFolder(script.folder).policy
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    refused = script.start('policy_learner', **use)
+    assert refused.wait(60) == 2
+    assert 'run.policy_from' in (error := refused.stderr.read()) and 'damaged' in error
     assert 'Traceback' not in error

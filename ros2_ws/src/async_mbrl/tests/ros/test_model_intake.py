@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ class Stand:
 
     def __init__(self) -> None:
         self.publishers = 1
+        self.names = ['model_learner']
+        self.dropped = 0
         self.said: list[str] = []
         self.receive: Callable[[bytes], None] = lambda _: None
         self.topic_name = 'model_parameters'
@@ -33,6 +36,15 @@ class Stand:
                             **_more: Any) -> Stand:
         self.receive = callback
         return self
+
+    def get_namespace(self) -> str:
+        return '/'
+
+    def get_publishers_info_by_topic(self, _topic: str) -> list[Any]:
+        return [types.SimpleNamespace(node_name=name, node_namespace='/') for name in self.names]
+
+    def destroy_subscription(self, _subscription: Stand) -> None:
+        self.dropped += 1
 
     def count_publishers(self, _topic: str) -> int:
         return self.publishers
@@ -96,3 +108,43 @@ def test_a_model_that_the_learner_does_not_take_is_counted() -> None:
     intake.take_arrived()
     assert intake.refused == 1 and next(calls) == 2
     assert 'tensor weight is missing' in stand.said[0]
+
+
+def test_a_model_waits_until_its_publisher_is_known() -> None:
+    stand, taken = Stand(), []
+    intake = ModelIntake(stand, ARCHITECTURE, SIZE, lambda model: taken.append(model.version))
+    intake.subscribe(lambda: None)
+    stand.names = ['_NODE_NAME_UNKNOWN_']       # discovery is not through yet
+    for part in parts(Version(1, 0), 'a'):
+        stand.receive(part)
+    intake.take_arrived()
+    assert taken == [] and intake.refused == 0
+    stand.names = ['model_learner']
+    intake.take_arrived()
+    assert taken == [(1, 0)]
+
+
+def test_while_a_stranger_publishes_no_one_new_is_believed() -> None:
+    stand, taken = Stand(), []
+    intake = ModelIntake(stand, ARCHITECTURE, SIZE, lambda model: taken.append(model.version))
+    intake.subscribe(lambda: None)
+    stand.names = ['model_learner', 'stranger']
+    for part in parts(Version(9, 0), 'b'):
+        stand.receive(part)
+    intake.take_arrived()
+    assert taken == [] and intake.refused == 1 and '/stranger may publish' in stand.said[-1]
+    assert stand.dropped == 0
+    # Once the stranger is gone, the latched snapshot is asked for anew.
+    stand.names = ['model_learner']
+    intake.take_arrived()
+    assert stand.dropped == 1
+    for part in parts(Version(1, 0), 'a'):
+        stand.receive(part)
+    intake.take_arrived()
+    assert taken == [(1, 0)]
+    # The one that is believed goes on whoever else comes.
+    stand.names = ['model_learner', 'stranger']
+    for part in parts(Version(1, 1), 'a'):
+        stand.receive(part)
+    intake.take_arrived()
+    assert taken == [(1, 0), (1, 1)] and stand.dropped == 1

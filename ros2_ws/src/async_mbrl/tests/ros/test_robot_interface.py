@@ -21,16 +21,26 @@ import rclpy
 import yaml
 from async_mbrl_interfaces import msg
 from bag import read_bag
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
 
+from async_mbrl.collection.goals import ToolFrame
 from async_mbrl.collection.recording import write_recording
 from async_mbrl.core.config import to_mapping
+from async_mbrl.core.host import host_id
 from async_mbrl.core.run import RunFolder
-from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand
+from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import command_from_message, step_to_message, version_to_message
+from async_mbrl.ros.markers import quaternion
 from async_mbrl.ros.streams import (
     CONTROL_STEPS,
     EPISODE_COMMANDS,
@@ -47,10 +57,11 @@ STEPS = 4
 class Stage:
     """Controller, driver and learners in this process, robot_interface in another."""
 
-    def __init__(self, folder: Path, **collection: Any) -> None:
+    def __init__(self, folder: Path, run: dict[str, Any] | None = None,
+                 **collection: Any) -> None:
         self.folder = RunFolder(folder)
         self.parameters = {
-            'run': {'run_dir': str(folder), 'seed': 1, 'algorithm': 'me_ppo'},
+            'run': {'run_dir': str(folder), 'seed': 1, 'algorithm': 'me_ppo', **(run or {})},
             'robot': to_mapping(arm7.robot()), 'task': to_mapping(arm7.task(episode_steps=STEPS)),
             'collection': {'motion_time_s': 0.1 * STEPS * EPISODES, 'live_evaluation_episodes': 2,
                            **collection},
@@ -61,6 +72,8 @@ class Stage:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.paused = False
+        self.controller: dict[str, Any] = {}
+        self.silent: set[str] = set()
         self.script: deque[ControlStep] = deque()
         self.commands: list[EpisodeCommand] = []
         self.transitions: list[msg.Transition] = []
@@ -78,6 +91,18 @@ class Stage:
         self.truth = node.create_publisher(JointState, 'ground_truth/joint_states', qos.FRESH)
         node.create_subscription(msg.RunStatus, 'run_status', self._on_run_status, qos.STATUS)
         node.create_timer(0.02, self._beat)
+        for name in ('model_learner', 'policy_learner'):
+            node.create_service(Trigger, f'{name}/save', lambda _, response, name=name:
+                                Trigger.Response(success=True, message=f'{name} has saved'))
+
+    def ask(self, name: str, kind: type = Trigger, **request: Any) -> Any:
+        """Call a service of robot_interface and give its answer."""
+        client = self.node.create_client(kind, f'robot_interface/{name}')
+        self.until(client.service_is_ready)
+        future = client.call_async(kind.Request(**request))
+        self.until(future.done)
+        self.node.destroy_client(client)
+        return future.result()
 
     def start(self) -> None:
         path = self.folder.root.parent / 'parameters.yaml'
@@ -91,7 +116,7 @@ class Stage:
         self.learner = StreamSubscriber(
             self.node, TRANSITIONS, lambda message, recovered: self.transitions.append(message))
 
-    def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
+    def until(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end, f'not in time; status: {self.status}'
@@ -122,6 +147,7 @@ class Stage:
     def _on_command(self, message: msg.EpisodeCommand, _recovered: bool) -> None:
         command = command_from_message(message)
         self.commands.append(command)
+        self.script.clear()
         if command.kind == CommandKind.RUN_EPISODE:
             self.script.extend(rig.episode(rig.task(), command))
 
@@ -137,12 +163,12 @@ class Stage:
         if not self.paused and (not evaluating or self.truth.get_subscription_count()):
             self.play(2)
         self.controller_status.publish(msg.ControllerStatus(
-            session=SESSION, state='running' if self.script else 'holding',
-            policy_version=version_to_message(rig.VERSION),
-            next_control_step=self.steps.next_number))
+            session=SESSION, policy_version=version_to_message(rig.VERSION),
+            next_control_step=self.steps.next_number,
+            **{'state': 'running' if self.script else 'holding', **self.controller}))
         finishing = self.status is not None and self.status.phase >= msg.RunStatus.FINISHING
         state = msg.LearnerStatus.FINISHED if finishing else msg.LearnerStatus.LEARNING
-        for name in ('model_learner', 'policy_learner'):
+        for name in {'model_learner', 'policy_learner'} - self.silent:
             self.learner_status.publish(msg.LearnerStatus(
                 name=name, state=state, version=version_to_message(rig.VERSION),
                 next_transition=len(self.transitions)))
@@ -276,8 +302,9 @@ def test_folder_of_another_task_is_refused(stage: Stage) -> None:
     stage.start()
     errors = stage.errors()
     assert stage.process.returncode == 2
-    assert errors.startswith('error: ') and len(errors.splitlines()) == 1
-    assert 'task.reward_scale 0.1, not 3.0' in errors
+    last = errors.splitlines()[-1]
+    assert last.startswith('error: ') and 'task.reward_scale 0.1, not 3.0' in last
+    assert 'Traceback' not in errors
 
 
 def test_run_that_cannot_start_says_what_is_missing(tmp_path: Path) -> None:
@@ -291,3 +318,149 @@ def test_run_that_cannot_start_says_what_is_missing(tmp_path: Path) -> None:
     assert reason.startswith('error: ') and reason.endswith(
         'planner (no learner_status): not there after 1 s')
     assert json.loads(stage.folder.summary.read_text())['phase'] == 'failed'
+
+
+def test_operator_pauses_evaluates_saves_and_stops(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / 'run', motion_time_s=1000.0)
+    stage.start()
+    stage.until(lambda: len(stage.commands) == 2)
+    assert stage.status.process == stage.process.pid and stage.status.mode == 'learn'
+    assert stage.ask('pause').success
+    stage.until(lambda: stage.status.paused)
+    assert stage.commands[-1].kind == CommandKind.HOLD
+    assert 'robot_interface/start' in stage.status.reason
+    held, paused_at = len(stage.commands), stage.status
+    stage.until(lambda: stage.status.header.stamp.sec > paused_at.header.stamp.sec + 1)
+    assert len(stage.commands) == held
+    assert stage.status.wall_time_s == paused_at.wall_time_s
+    assert stage.ask('start').message == 'going on'
+    stage.until(lambda: len(stage.commands) > held + 1)
+    assert stage.commands[held].mode == Mode.LEARNING and not stage.status.paused
+
+    answer = stage.ask('evaluate')
+    assert answer.success and '2 of 2 episodes' not in answer.message    # the rig ends far away
+    assert 'of 2 episodes successful' in answer.message and '1.4 to 1.4' in answer.message
+    judged = [command for command in stage.commands if command.mode == Mode.EVALUATION]
+    assert len(judged) == 2 and stage.status.phase == msg.RunStatus.LEARNING
+
+    answer = stage.ask('save')
+    assert answer.success and 'model_learner has saved' in answer.message
+    assert json.loads(stage.folder.summary.read_text())['evaluation']['in_between'][0][
+        'episodes'] == 2
+    assert stage.ask('stop').success
+    stage.until(stage.ended)
+    assert stage.process.returncode == 0, stage.errors()
+    stage.until(lambda: stage.status.process == 0)
+    assert stage.status.reason == 'interrupted'
+    stage.close()
+
+
+def test_run_waits_for_an_arm_that_must_not_move_and_an_inactive_node(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / 'run', motion_time_s=1000.0, maximum_aborts=1)
+    stage.start()
+    stage.until(lambda: len(stage.commands) == 2)
+    stage.controller = {'state': 'estop', 'motion': 'estop', 'fault': 'pressed',
+                        'fault_causes': ['emergency_stop: pressed']}
+    stage.until(lambda: stage.status.paused)
+    assert 'emergency stop: pressed' in stage.status.reason
+    assert 'clear_fault' in stage.status.reason
+    held = len(stage.commands)
+    assert not stage.ask('start').success      # not the operator has paused it
+    stage.controller = {}
+    stage.until(lambda: len(stage.commands) > held + 1)
+
+    stage.silent = {'model_learner'}
+    stage.until(lambda: 'model_learner has been silent for' in stage.status.reason)
+    stage.silent = set()
+
+    def change(transition: int) -> None:
+        assert stage.ask('change_state', ChangeState,
+                         transition=Transition(id=transition)).success
+
+    change(Transition.TRANSITION_DEACTIVATE)
+    stage.until(lambda: stage.status.paused and 'inactive' in stage.status.reason)
+    stage.until(lambda: stage.commands[-1].kind == CommandKind.HOLD)
+    held = len(stage.commands)
+    change(Transition.TRANSITION_ACTIVATE)
+    stage.until(lambda: len(stage.commands) > held)
+    collected = stage.status.next_transition
+    change(Transition.TRANSITION_DEACTIVATE)
+    change(Transition.TRANSITION_CLEANUP)
+    stage.until(lambda: stage.status.process == 0)
+    change(Transition.TRANSITION_CONFIGURE)     # takes the run up again
+    change(Transition.TRANSITION_ACTIVATE)
+    stage.until(lambda: stage.status.process and stage.status.next_transition > collected)
+    change(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    stage.until(stage.ended)
+    assert stage.process.returncode == 0, stage.errors()
+    assert json.loads(stage.folder.summary.read_text())['reason'] == 'interrupted'
+    stage.close()
+
+
+def test_death_of_the_controller_is_noticed_at_once(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / 'run', motion_time_s=1000.0)
+    heartbeat = stage.node.create_publisher(msg.SafetyStatus, 'safety_status', qos.HEARTBEAT)
+    victim = subprocess.Popen(['sleep', '1000'])
+    timer = stage.node.create_timer(0.02, lambda: heartbeat.publish(msg.SafetyStatus(
+        source='controller', state=msg.SafetyStatus.ACTIVE, host=host_id(),
+        processes=[victim.pid])))
+    stage.start()
+    stage.until(lambda: len(stage.commands) == 2)
+    timer.cancel()
+    victim.kill()
+    victim.wait()
+    stage.until(lambda: 'the controller has died' in stage.status.reason, 5.0)
+    assert stage.status.paused
+    stage.close()
+
+
+def test_goals_from_a_topic_are_gone_to_one_after_the_other(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / 'run', {'mode': 'use', 'policy_from': str(tmp_path)})
+    seen: dict[str, Any] = {}
+    for topic, kind in (('markers', MarkerArray), ('/tf', TFMessage),
+                        ('/diagnostics', DiagnosticArray)):
+        stage.node.create_subscription(
+            kind, topic, lambda message, topic=topic: seen.update({topic: message}), 10)
+    goals = stage.node.create_publisher(PoseStamped, 'goal', qos.GOAL)
+    stage.start()
+    stage.until(lambda: stage.status is not None
+                and stage.status.reason == 'waiting for a goal')
+    assert not stage.commands and stage.status.mode == 'use'
+    stage.until(goals.get_subscription_count)
+
+    def send(pose: np.ndarray, frame: str = 'base_link') -> None:
+        origin, rotation = ToolFrame(arm7.robot()).pose(pose)
+        message = PoseStamped()
+        message.header.frame_id = frame
+        at, turn = message.pose.position, message.pose.orientation
+        at.x, at.y, at.z = origin.tolist()
+        turn.x, turn.y, turn.z, turn.w = quaternion(rotation)
+        goals.publish(message)
+
+    home = np.array(arm7.robot().home)
+    send(home, frame='camera')
+    send(home)
+    stage.until(lambda: len(stage.commands) >= 3)      # again and again
+    first = stage.commands[-1]
+    assert first.mode == Mode.EVALUATION and first.start_pose.size == 0
+    assert first.goal == pytest.approx(rig.task().tool_points(home), abs=1e-5)
+    stage.paused = True
+    stage.until(lambda: len(seen) == 3)
+    send(home + 0.1)
+    stage.until(lambda: stage.commands[-1].goal == pytest.approx(
+        rig.task().tool_points(home + 0.1), abs=1e-5))
+    stage.until(lambda: {marker.ns for marker in seen['markers'].markers}
+                == {'workspace', 'tool', 'goal'})
+    transform = seen['/tf'].transforms[0]
+    assert (transform.header.frame_id, transform.child_frame_id) == ('base_link', 'arm7_tool')
+    origin, _ = ToolFrame(arm7.robot()).pose(np.zeros(7))       # where the joint states say it is
+    assert transform.transform.translation.x == pytest.approx(origin[0])
+    assert stage.ask('stop').success
+    stage.until(stage.ended)
+    assert stage.process.returncode == 0, stage.errors()
+    outcome = json.loads(stage.folder.summary.read_text())
+    assert outcome['mode'] == 'use' and outcome['transitions']['collected'] == 0
+    assert (outcome['goals']['received'], outcome['goals']['refused']) == (3, 1)
+    assert outcome['goals']['sent'] == 2 and outcome['goals']['episodes'] >= 2
+    assert not stage.folder.journal.exists() and not stage.folder.recording.exists()
+    stage.close()

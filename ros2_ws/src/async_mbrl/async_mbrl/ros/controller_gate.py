@@ -1,0 +1,170 @@
+"""What must hold before the controller may move the arm, and stopping and clearing by hand."""
+
+from __future__ import annotations
+
+import time
+
+from rclpy.clock import Clock, ClockType
+from std_srvs.srv import Trigger
+
+from async_mbrl.control.motion import EMERGENCY_STOP
+from async_mbrl.control.move import AT_REST_RAD_S
+from async_mbrl.control.plausibility import Standstill
+from async_mbrl.control.process import LoopProcess
+from async_mbrl.core.config import ConfigError
+from async_mbrl.core.robot import RobotConfig
+from async_mbrl.ros.controller_bridge import ControllerBridge
+from async_mbrl.ros.controller_manager import HandOver
+from async_mbrl.ros.lifecycle import ManagedNode
+
+ESTOP_SERVICE = f'{EMERGENCY_STOP}_service'
+STILL_S = 0.3
+STILL_RAD = 0.01
+FIRST_STATE_S = 1.0
+"""Joint states are waited for so long; if they come later, the arm is checked then."""
+
+PATIENCE_S = 2.0
+"""An arm that still moves after so long is not held by its driver."""
+
+_POLL_S = 0.005
+_LATE_PERIOD_S = 0.05
+
+
+class ControllerGate:
+    """Enables the control loop once the arm is ours and stands still, and takes it back."""
+
+    def __init__(self, node: ManagedNode, robot: RobotConfig, loop: LoopProcess,
+                 bridge: ControllerBridge, dry_run: bool) -> None:
+        """Create the services ``~/emergency_stop`` and ``~/clear_fault``."""
+        self._node = node
+        self._log = node.get_logger()
+        self._loop = loop
+        self._bridge = bridge
+        self._effort = robot.command_interface == 'effort'
+        self._compensated = robot.gravity_compensated
+        self._dry_run = dry_run
+        # In a dry run the arm stays with whoever has it.
+        self._hand_over = None if dry_run else HandOver(node, robot)
+        self.waits_for = ''
+        """Why orders are not taken yet although the node is active; empty if they are."""
+        self._still = Standstill(STILL_S, STILL_RAD, AT_REST_RAD_S)
+        self._late = node.create_timer(_LATE_PERIOD_S, self._check_late,
+                                       clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._late.cancel()
+        node.create_service(Trigger, '~/emergency_stop', self._on_emergency_stop)
+        node.create_service(Trigger, '~/clear_fault', self._on_clear_fault)
+
+    def open(self) -> None:
+        """Take the arm, see whether it stands still, and take orders.
+
+        Raises:
+            ConfigError: the arm cannot be taken, or moves although nothing is sent.
+        """
+        if self._hand_over is not None:
+            self._hand_over.take()
+        if not self._checks_gravity():
+            self._loop.enable(True)
+            return
+        self._still = Standstill(STILL_S, STILL_RAD, AT_REST_RAD_S)
+        try:
+            stands = self._stands()
+        except ConfigError:
+            if self._hand_over is not None:
+                self._hand_over.give_back()
+            raise
+        if stands:
+            self._loop.enable(True)
+            return
+        self.waits_for = 'no joint states yet; whether the arm stands still is checked then'
+        self._log.warning(self.waits_for)
+        self._late.reset()
+
+    def close(self) -> None:
+        """Stop the arm and give it back; without anybody to give it to it is held on."""
+        self._late.cancel()
+        self.waits_for = ''
+        self._bridge.brake()
+        if self._hand_over is not None and self._hand_over.give_back():
+            self._loop.release()
+
+    # ---- gravity ----
+
+    def _checks_gravity(self) -> bool:
+        """Whether an effort of 0 is taken to hold the arm, and that can be seen now."""
+        if not self._effort or self._dry_run or self._loop.count('active'):
+            return False
+        if not self._compensated:
+            self._log.warning('robot.gravity_compensated is false: the safe command is effort 0, '
+                              'under which the arm sinks')
+        return self._compensated
+
+    def _stands(self) -> bool:
+        """Wait until the arm has stood still for a while; False if joint states do not come.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        began_s, first_s, last_s = time.monotonic(), 0.0, 0.0
+        while True:
+            now_s, measured = time.monotonic(), self._bridge.measured
+            if measured is not None and measured[0] != last_s:
+                last_s, first_s = measured[0], first_s or now_s
+                if self._still.stands(*measured):
+                    return True
+            if not first_s and now_s > began_s + FIRST_STATE_S:
+                return False
+            if first_s and now_s > first_s + PATIENCE_S:
+                raise ConfigError(self._complaint())
+            time.sleep(_POLL_S)
+
+    def _check_late(self) -> None:
+        measured = self._bridge.measured
+        if measured is None:
+            return
+        if self._still.stands(*measured):
+            self._late.cancel()
+            self.waits_for = ''
+            self._loop.enable(True)
+        elif self._still.worst:
+            self.waits_for = self._complaint()
+            self._log.error(self.waits_for, throttle_duration_sec=PATIENCE_S)
+
+    def _complaint(self) -> str:
+        return ('robot.gravity_compensated: true, but the arm does not stand still although '
+                f'nothing is sent to it: {self._still.worst or "joint states have ceased"}. Tell '
+                'the driver mass and centre of mass of what the arm carries, see to it that '
+                'nothing else moves it, or use another interface than effort')
+
+    # ---- services ----
+
+    def _on_emergency_stop(self, _request: Trigger.Request,
+                           response: Trigger.Response) -> Trigger.Response:
+        self._loop.set_cause(ESTOP_SERVICE, True, 'service ~/emergency_stop')
+        self._log.error('emergency stop, by service')
+        response.success = True
+        response.message = 'stopped; ~/clear_fault ends it'
+        return response
+
+    def _on_clear_fault(self, _request: Trigger.Request,
+                        response: Trigger.Response) -> Trigger.Response:
+        response.message = self._clear()
+        response.success = not response.message
+        if response.success:
+            response.message = f'cleared: {self._loop.motion.value}'
+            self._log.info(response.message)
+        self._bridge.publish_report()
+        return response
+
+    def _clear(self) -> str:
+        """Clear the fault; say why not, or nothing."""
+        self._loop.set_cause(ESTOP_SERVICE, False)
+        present = [cause for cause in self._loop.fault_causes
+                   if not cause.startswith(f'{ESTOP_SERVICE}:')]
+        if present:
+            return f'still there: {"; ".join(present)}'
+        if self._hand_over is not None and self._node.label == 'active':
+            try:
+                self._hand_over.take()      # guard may have let go of it
+            except ConfigError as error:
+                return str(error)
+        return self._loop.clear()

@@ -1,0 +1,231 @@
+"""Taking an arm from the other controllers of ros2_control, and giving it back.
+
+Calls are polled, not served by an executor, so that a callback may wait for the answer, and guard
+may go on stopping the arm meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from builtin_interfaces.msg import Duration
+from controller_manager_msgs.srv import ListControllers, SwitchController
+from rclpy.node import Node
+
+from async_mbrl.core.config import ConfigError
+from async_mbrl.core.robot import RobotConfig
+from async_mbrl.ros.driver import PolledGroup
+
+PATIENCE_S = 5.0
+SWITCH_TIMEOUT_S = 2
+ACTIVE = 'active'
+READY = (ACTIVE, 'inactive')
+_POLL_S = 0.005
+
+
+class SwitchError(RuntimeError):
+    """The controller_manager did not answer, or refused; the message says what it was asked."""
+
+
+class ControllerManager:
+    """Client of a controller_manager."""
+
+    def __init__(self, node: Node, name: str) -> None:
+        """Create the clients.
+
+        Args:
+            node: owner.
+            name: of the controller_manager, such as ``/controller_manager``.
+        """
+        self.name = name
+        """Name of the controller_manager."""
+        group = PolledGroup()
+        self._list = node.create_client(ListControllers, f'{name}/list_controllers',
+                                        callback_group=group)
+        self._switch = node.create_client(SwitchController, f'{name}/switch_controller',
+                                          callback_group=group)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the controller_manager is there; say whether it is."""
+        end_s = time.monotonic() + timeout_s
+        while not self.ready:
+            if time.monotonic() >= end_s:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    @property
+    def ready(self) -> bool:
+        """Whether its services are there."""
+        return self._list.service_is_ready() and self._switch.service_is_ready()
+
+    def states(self) -> dict[str, str]:
+        """Give the state of each controller that is loaded.
+
+        Raises:
+            SwitchError: there is no answer.
+        """
+        answer = _wait(Call(self._list, ListControllers.Request()))
+        if answer is None:
+            raise SwitchError(f'{self.name} does not list its controllers')
+        return {controller.name: controller.state for controller in answer.controller}
+
+    def begin_switch(self, activate: tuple[str, ...], deactivate: tuple[str, ...],
+                     strictness: int = SwitchController.Request.STRICT) -> Call:
+        """Ask for a switch, all in one control period, without waiting for the answer."""
+        return Call(self._switch, SwitchController.Request(
+            activate_controllers=list(activate), deactivate_controllers=list(deactivate),
+            strictness=strictness, timeout=Duration(sec=SWITCH_TIMEOUT_S)))
+
+    def switch(self, activate: tuple[str, ...], deactivate: tuple[str, ...]) -> None:
+        """Switch, all or nothing.
+
+        Raises:
+            SwitchError: it was refused, or there is no answer.
+        """
+        if not activate and not deactivate:
+            return
+        answer = _wait(self.begin_switch(activate, deactivate))
+        if answer is None or not answer.ok:
+            why = 'there is no answer' if answer is None else (
+                getattr(answer, 'message', '') or 'it was refused')
+            raise SwitchError(f'{self.name}: activating {list(activate)} and deactivating '
+                              f'{list(deactivate)}: {why}')
+
+
+class Call:
+    """A request to a service whose answer is polled."""
+
+    def __init__(self, client: Any, request: Any) -> None:
+        """Send the request."""
+        self._client = client
+        self._number = client.handle.send_request(request)
+        self.since_s = time.monotonic()
+        """When it was sent, steady time."""
+
+    def answer(self) -> Any:
+        """Give the answer; None before it is there."""
+        while True:
+            info, answer = self._client.handle.take_response(self._client.srv_type.Response)
+            if info is None:
+                return None
+            if info.request_id.sequence_number == self._number:
+                return answer       # others are answers to calls that were given up
+
+
+def _wait(call: Call) -> Any:
+    while (answer := call.answer()) is None and time.monotonic() < call.since_s + PATIENCE_S:
+        time.sleep(_POLL_S)
+    return answer
+
+
+class HandOver:
+    """The controllers that take our commands, and those that use the same joints otherwise."""
+
+    def __init__(self, node: Node, robot: RobotConfig) -> None:
+        """Create the client, if the robot has a controller_manager."""
+        self._log = node.get_logger()
+        self._controllers, self._others = robot.controllers, robot.other_controllers
+        self._manager = (ControllerManager(node, robot.controller_manager)
+                         if robot.controller_manager else None)
+        self._to_activate: tuple[str, ...] = ()
+        self._to_deactivate: tuple[str, ...] = ()
+
+    def take(self) -> None:
+        """Have our controllers active and the others not; what was otherwise is remembered.
+
+        Raises:
+            ConfigError: that cannot be.
+        """
+        manager = self._manager
+        if manager is None:
+            return
+        if not manager.wait(PATIENCE_S):
+            raise ConfigError(
+                f'robot.controller_manager: {manager.name} has not appeared within '
+                f'{PATIENCE_S:g} s; start the driver, or name the right one, or leave it empty '
+                'without ros2_control')
+        try:
+            states = manager.states()
+            for name in self._controllers:
+                if states.get(name) not in READY:
+                    raise ConfigError(
+                        f'robot.controllers: {name} is {states.get(name, "not loaded")} in '
+                        f'{manager.name}; load it first: `ros2 run controller_manager spawner '
+                        f'--inactive {name}`')
+            activate = tuple(name for name in self._controllers if states[name] != ACTIVE)
+            deactivate = tuple(name for name in self._others if states.get(name) == ACTIVE)
+            manager.switch(activate, deactivate)
+        except SwitchError as error:
+            raise ConfigError(f'robot.controllers: {error}; `ros2 control list_controllers` shows '
+                              'who holds the joints') from None
+        # Taken again after guard has let go, they are given back as they were found at first.
+        self._to_deactivate += tuple(set(activate) - set(self._to_deactivate))
+        self._to_activate += tuple(set(deactivate) - set(self._to_activate))
+        if activate or deactivate:
+            self._log.info(f'activated {list(activate)}, deactivated {list(deactivate)}')
+
+    def give_back(self) -> bool:
+        """Leave the controllers as they were found; that it failed is only said.
+
+        Returns:
+            Whether the arm is somebody else's now.
+        """
+        activate, deactivate = self._to_activate, self._to_deactivate
+        self._to_activate = self._to_deactivate = ()
+        if self._manager is None or not (activate or deactivate):
+            return False
+        try:
+            self._manager.switch(activate, deactivate)
+        except SwitchError as error:
+            self._log.error(f'the controllers were not given back: {error}')
+            return False
+        self._log.info(f'given back: activated {list(activate)}, deactivated {list(deactivate)}')
+        return bool(deactivate)
+
+
+class Release:
+    """Deactivating our controllers without waiting, again and again until it is done."""
+
+    RETRY_S = 0.5
+
+    def __init__(self, node: Node, robot: RobotConfig) -> None:
+        """Create the client, if the robot has a controller_manager."""
+        self._log = node.get_logger()
+        self._controllers = robot.controllers
+        self._manager = (ControllerManager(node, robot.controller_manager)
+                         if robot.controller_manager else None)
+        self._call: Call | None = None
+        self._due_s = float('inf')
+
+    def ask(self, now_s: float, delay_s: float = 0.0) -> None:
+        """Have them deactivated after a delay; what is under way stays so."""
+        if self._manager is not None and self._call is None:
+            self._due_s = min(self._due_s, now_s + delay_s)
+
+    def cancel(self) -> None:
+        """Give up what has not been done yet."""
+        self._call, self._due_s = None, float('inf')
+
+    def poll(self, now_s: float) -> None:
+        """Do what is due at a steady time."""
+        manager = self._manager
+        if manager is None:
+            return
+        if self._call is not None:
+            answer = self._call.answer()
+            if answer is not None and answer.ok:
+                self._log.error(f'deactivated {list(self._controllers)}')
+                self.cancel()
+                return
+            if answer is None and now_s < self._call.since_s + SWITCH_TIMEOUT_S:
+                return
+            self._log.error(f'{manager.name} has not deactivated {list(self._controllers)}',
+                            throttle_duration_sec=2.0)
+            self._call, self._due_s = None, now_s + self.RETRY_S
+        if now_s >= self._due_s and manager.ready:
+            self._due_s = float('inf')
+            # Not all or nothing: some may not be active.
+            self._call = manager.begin_switch((), self._controllers,
+                                              SwitchController.Request.BEST_EFFORT)

@@ -1,0 +1,97 @@
+"""A learner as a managed node."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+from rclpy.executors import SingleThreadedExecutor
+
+from async_mbrl.core.config import ConfigError
+from async_mbrl.learning.checkpoint import CheckpointError
+from async_mbrl.ros.learner_bridge import IDLE_S, LearnerBridge, SurplusError
+from async_mbrl.ros.lifecycle import ManagedNode
+from async_mbrl.ros.run import note_stops
+
+SWITCH_INTERVAL_S = 0.0005
+"""The interpreter hands the lock over this soon, so that callbacks do not wait for computing."""
+
+
+class LearnerNode(ManagedNode):
+    """Configured, it has restored its checkpoint and takes what arrives; active, it learns.
+
+    Deactivated, it stops learning, but goes on receiving, answering and giving heartbeats.
+    """
+
+    bridge: LearnerBridge | None = None
+
+    def build(self) -> LearnerBridge:
+        """Build the learner and what carries its messages.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be used.
+            ConfigError: the parameters do not fit.
+        """
+        raise NotImplementedError
+
+    def configure(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        try:
+            self.bridge = self.build()
+        except CheckpointError as error:
+            raise ConfigError(str(error)) from None
+
+    def activate(self) -> None:
+        """Learn."""
+        assert self.bridge is not None
+        self.bridge.go_on()
+
+    def deactivate(self) -> None:
+        """Learn no more, for now."""
+        if self.bridge is not None:
+            self.bridge.pause()
+
+    def cleanup(self) -> None:
+        """Save and leave the graph."""
+        bridge, self.bridge = self.bridge, None
+        if bridge is not None:
+            bridge.stop()
+            bridge.close()
+            if bridge.error is not None:
+                raise bridge.error
+
+    def on_failure(self) -> None:
+        """Save, if that is still possible, and leave the graph."""
+        bridge, self.bridge = self.bridge, None
+        if bridge is not None:
+            bridge.stop()
+            bridge.close()
+
+
+def spin(node: ManagedNode) -> None:
+    """Serve callbacks in the calling thread, the main one, until the run is over or a signal.
+
+    Raises:
+        SurplusError: the checkpoint does not fit the run.
+        RuntimeError: learning has failed; the reason was published and the cause is chained.
+    """
+    assert isinstance(node, LearnerNode)
+    # A signal ends the learning between two steps, never inside one.
+    stops = note_stops()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    gc.freeze()
+    try:
+        while not stops and not node.finalized and not (
+                node.bridge is not None and node.bridge.ended):
+            executor.spin_once(timeout_sec=IDLE_S)
+    finally:
+        executor.remove_node(node)
+    if stops:
+        node.get_logger().info('asked to stop: saving')
+    error = None if node.bridge is None else node.bridge.error
+    if isinstance(error, SurplusError):
+        raise error
+    if error is not None:
+        raise RuntimeError(f'{node.get_name()} has failed') from error
