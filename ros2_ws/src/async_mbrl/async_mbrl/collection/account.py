@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from async_mbrl.collection.phases import Phase
+from async_mbrl.collection.course import Phase
 from async_mbrl.core.snapshot import NO_VERSION, Version
 
 POLICY_LEARNER = 'policy_learner'

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from async_mbrl.core.transition import (
 
 RECENT = 5
 """Episodes that the learning curve averages over."""
+
+PLANS = 100
+"""Start poses and goals that are drawn before none is said to be possible."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,30 @@ class CollectionConfig:
     retry_s: float = param('wall time between an aborted episode and the next, s', 1.0, minimum=0.0)
     maximum_aborts: int = param('aborted episodes in a row at which the run has failed', 5,
                                 minimum=1)
+    fault_patience_s: float = param(
+        'wall time that a fault of the controller may take to be cleared before the run has '
+        'failed, s; an emergency stop is always waited for', 0.0, minimum=0.0)
+    collision_margin_m: float = param(
+        'distance of a link to another, or to the floor, that counts as a collision already, m',
+        0.02, minimum=0.0, maximum=0.5)
+    floor_height_m: float = param(
+        'height of the floor in the base frame, where the model of the robot has none, m', 0.0)
+
+
+class NoPlanError(RuntimeError):
+    """No episode can be planned; the message says why."""
+
+
+class Clearance(Protocol):
+    """Tells collisions; see :class:`async_mbrl.simulation.collision.CollisionChecker`."""
+
+    def flaw(self, position: np.ndarray) -> str:
+        """Say what is too close in a pose (n,), rad; empty if nothing is."""
+        ...
+
+    def path_flaw(self, start: np.ndarray, end: np.ndarray) -> str:
+        """Say what a straight way in joint space would hit; empty if nothing."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +130,8 @@ class Collector:
             in which nobody collected is left out.
     """
 
-    def __init__(self, task: Any, config: CollectionConfig, seed: int) -> None:
+    def __init__(self, task: Any, config: CollectionConfig, seed: int,
+                 clearance: Clearance | None = None) -> None:
         """Begin with nothing collected.
 
         Args:
@@ -111,9 +139,16 @@ class Collector:
             config: how much is collected.
             seed: of the run; goals, start poses and exploration follow from it and the number of
                 the episode.
+            clearance: tells collisions, so that goals, start poses and moves without one are
+                drawn; None to take them as they are drawn.
         """
         self._task = task
         self._seed = seed
+        self._clearance = clearance
+        self.position: np.ndarray | None = None
+        """Where the arm is, (n,), rad, as far as known: where the next move begins."""
+        self.refused_plans = 0
+        """Start poses and goals that were drawn anew because of a collision."""
         self._period_s = 1.0 / task.config.policy_rate_hz
         self._limit = max(1, round(config.motion_time_s / self._period_s))
         self.transitions = 0
@@ -175,14 +210,29 @@ class Collector:
         return [result for result in self.results if result.mode == mode][-RECENT:]
 
     def learning_command(self, number: int) -> EpisodeCommand:
-        """Plan the next learning episode; the last one is as short as the motion time left."""
+        """Plan the next learning episode; the last one is as short as the motion time left.
+
+        Raises:
+            NoPlanError: every start pose or goal drawn means a collision.
+        """
         steps = min(self._task.config.episode_steps, self._limit - self.transitions)
         return self._plan(number, self.attempts, Mode.LEARNING, steps, NO_VERSION)
 
     def evaluation_command(self, number: int, version: Version) -> EpisodeCommand:
-        """Plan the next evaluation episode, with goals that learning never draws."""
+        """Plan the next evaluation episode, with goals that learning never draws.
+
+        Raises:
+            NoPlanError: every start pose or goal drawn means a collision.
+        """
         return self._plan(number, self.evaluation_attempts, Mode.EVALUATION,
                           self._task.config.episode_steps, version)
+
+    def goal_command(self, number: int, goal: np.ndarray) -> EpisodeCommand:
+        """Plan an evaluation episode from where the arm is towards a goal given."""
+        return EpisodeCommand(
+            kind=CommandKind.RUN_EPISODE, number=number, episode=self.evaluation_attempts,
+            mode=Mode.EVALUATION, move_duration_s=self._task.config.reset_s, goal=goal,
+            steps=self._task.config.episode_steps)
 
     def begin_session(self) -> None:
         """Begin to collect in a new process; robot time may have a new zero from here on."""
@@ -204,6 +254,8 @@ class Collector:
                 self._since = now_s
             self.attempts = command.episode + 1
         else:
+            # An evaluation in between is no training.
+            self.end_training(self._elapsed(now_s))
             self.evaluation_attempts = command.episode + 1
 
     def abandon(self) -> None:
@@ -304,11 +356,26 @@ class Collector:
               version: Version) -> EpisodeCommand:
         # The mode is part of the seed, so the two streams of goals never meet.
         rng = np.random.default_rng([self._seed, episode, int(mode) + 1])
-        return EpisodeCommand(
-            kind=CommandKind.RUN_EPISODE, number=number, episode=episode, mode=mode,
-            start_pose=self._task.sample_start(rng), move_duration_s=self._task.config.reset_s,
-            goal=self._task.sample_goals(rng, 1)[0], steps=steps, policy_version=version,
-            seed=int(rng.integers(2**63)))
+        flaw = ''
+        for _ in range(PLANS):
+            start = self._task.sample_start(rng)
+            reached = self._task.sample_goal_poses(rng, 1)[0]
+            flaw = self._flaw(start, reached)
+            if not flaw:
+                return EpisodeCommand(
+                    kind=CommandKind.RUN_EPISODE, number=number, episode=episode, mode=mode,
+                    start_pose=start, move_duration_s=self._task.config.reset_s,
+                    goal=self._task.tool_points(reached).astype(np.float32), steps=steps,
+                    policy_version=version, seed=int(rng.integers(2**63)))
+            self.refused_plans += 1
+        raise NoPlanError(f'no start pose and goal of {PLANS} is free of collisions: {flaw}')
+
+    def _flaw(self, start: np.ndarray, reached: np.ndarray) -> str:
+        """Say what a move to a start pose, or a pose at the goal, would hit; empty if nothing."""
+        if self._clearance is None:
+            return ''
+        way = '' if self.position is None else self._clearance.path_flaw(self.position, start)
+        return way or self._clearance.flaw(start) or self._clearance.flaw(reached)
 
     def _elapsed(self, now_s: float) -> float:
         return self._wall_s + (0.0 if self._since is None else now_s - self._since)

@@ -30,12 +30,15 @@ from async_mbrl.core.files import write_atomically
 MAGIC = b'AMBRLJ01'
 SEGMENT_BYTES = 16 * 1024 * 1024
 MAXIMUM_PAYLOAD = 4 * 1024 * 1024
+MAXIMUM_META_BYTES = 1024 * 1024
 SYNC_PERIOD_S = 0.05
 """Time that appended frames are gathered before they are brought to the disk."""
 
 _FRAME = struct.Struct('<II')
 _HEAD = struct.Struct('<Bq')
 _OFFSET_BITS = 32
+_SEGMENT_MOST = SEGMENT_BYTES + MAXIMUM_PAYLOAD + 1024
+"""Bytes that no segment has: a frame is begun only below ``SEGMENT_BYTES``."""
 
 
 class JournalError(RuntimeError):
@@ -73,12 +76,12 @@ def read_records(folder: Path) -> Iterator[Record]:
     May be used on a journal that is being written.
     """
     for path in _segments(folder):
-        data = path.read_bytes()
-        end = len(MAGIC)
+        data = _read(path)
+        end = len(MAGIC) if data.startswith(MAGIC) else 0
         for offset, record in _frames(data):
             end = offset + _FRAME.size + _HEAD.size + len(record.payload)
             yield record
-        if end != len(data):
+        if end != len(data) or end == 0:
             return
 
 
@@ -90,10 +93,12 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / 'meta.json'
     try:
+        if path.stat().st_size > MAXIMUM_META_BYTES:
+            raise ValueError(f'more than {MAXIMUM_META_BYTES} bytes')
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f'{path}: cannot be read ({error}); choose another run folder') from None
     if not isinstance(content, dict):
         raise ConfigError(f'{path}: not the description of a journal; choose another run folder')
@@ -228,7 +233,7 @@ class Journal:
         """Index the transitions, set aside what is torn; give last segment and its size."""
         paths = _segments(self._folder)
         for place, path in enumerate(paths):
-            data = path.read_bytes()
+            data = _read(path)
             segment = int(path.stem)
             end = len(MAGIC) if data.startswith(MAGIC) else 0
             for offset, record in _frames(data):
@@ -302,6 +307,19 @@ def _segments(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob('*.log') if path.stem.isdigit())
 
 
+def _read(path: Path) -> bytes:
+    """Read a segment.
+
+    Raises:
+        ConfigError: it is larger than any that a journal has.
+    """
+    size = path.stat().st_size
+    if size > _SEGMENT_MOST:
+        raise ConfigError(f'{path}: {size} bytes, more than the {_SEGMENT_MOST} of a segment; not '
+                          'part of a journal: move it away')
+    return path.read_bytes()
+
+
 def _frames(data: bytes) -> Iterator[tuple[int, Record]]:
     """Yield (offset, record) of each frame of a segment up to the first that is not whole."""
     if not data.startswith(MAGIC):
@@ -311,7 +329,8 @@ def _frames(data: bytes) -> Iterator[tuple[int, Record]]:
         length, crc = _FRAME.unpack_from(data, offset)
         begin = offset + _FRAME.size
         end = begin + _HEAD.size + length
-        if end > len(data) or zlib.crc32(memoryview(data)[begin:end]) != crc:
+        if (length > MAXIMUM_PAYLOAD or end > len(data)
+                or zlib.crc32(memoryview(data)[begin:end]) != crc):
             return
         kind, stamp_ns = _HEAD.unpack_from(data, begin)
         if kind not in _KINDS:

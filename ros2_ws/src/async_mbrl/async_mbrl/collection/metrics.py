@@ -9,7 +9,7 @@ from typing import Any
 
 from async_mbrl.collection.account import Account
 from async_mbrl.collection.collector import Collector
-from async_mbrl.collection.phases import RunSequence
+from async_mbrl.collection.course import Course
 
 
 class MetricsFile:
@@ -28,7 +28,7 @@ class MetricsFile:
         self._file.close()
 
 
-def metrics_record(collector: Collector, sequence: RunSequence, account: Account, *,
+def metrics_record(collector: Collector, sequence: Course, account: Account, *,
                    unix_s: float, now_s: float) -> dict[str, Any]:
     """Give the figures of this moment; what is not known yet is left out.
 

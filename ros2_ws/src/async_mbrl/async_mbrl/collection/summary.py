@@ -25,6 +25,12 @@ class RunFacts:
     Attributes:
         numbers_missing: numbers left out by the transitions in the journal.
         evaluation_aborted: episodes of the live evaluation that were aborted.
+        mode: learn or use.
+        dry_run: nothing was sent to the arm.
+        goals: what came of goals from outside, in mode use.
+        checks: evaluations that were asked for in between.
+        plans_refused: start poses and goals drawn anew because of a collision.
+        collision_holds: times that the arm was held because it was about to collide.
     """
 
     task: str
@@ -39,6 +45,12 @@ class RunFacts:
     judged_by: str | None
     numbers_missing: int = 0
     evaluation_aborted: int = 0
+    mode: str = 'learn'
+    dry_run: bool = False
+    goals: dict[str, Any] | None = None
+    checks: tuple[dict[str, Any], ...] = ()
+    plans_refused: int = 0
+    collision_holds: int = 0
 
 
 def build_summary(facts: RunFacts, collector: Collector, account: Account,
@@ -79,6 +91,8 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
         'seed': facts.seed,
         'ros_distro': facts.ros_distro,
         'rmw': facts.rmw,
+        'mode': facts.mode,
+        'dry_run': facts.dry_run,
         'phase': facts.phase,
         'reason': facts.reason,
         'motion_time_s': collector.motion_time_s,
@@ -131,6 +145,8 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
             'limit_violations_sent': None if bridge is None else totals['limit_violations'],
             'interventions': None if controller is None else totals['interventions'],
             'stale_holds': None if controller is None else totals['stale_holds'],
+            'collision_holds': facts.collision_holds,
+            'plans_refused': facts.plans_refused,
             'faults': list(account.faults),
         },
         'latency_ms': {
@@ -143,7 +159,9 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
             'offline': None,
             'live': _evaluation(evaluation, facts) if evaluation or facts.evaluation_aborted
             else None,
+            'in_between': list(facts.checks),
         },
+        'goals': facts.goals,
         'learning_curve': collector.learning_curve,
         'respawns': {},
     }

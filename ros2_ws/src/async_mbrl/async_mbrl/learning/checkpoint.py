@@ -15,6 +15,9 @@ from safetensors import SafetensorError
 from async_mbrl.core.files import write_atomically
 
 INDEX = 'checkpoint.json'
+MAXIMUM_INDEX_BYTES = 1024 * 1024
+MAXIMUM_BYTES = 8 * 1024**3
+"""Of a checkpoint; its index says how many it has."""
 
 
 class CheckpointError(RuntimeError):
@@ -32,7 +35,9 @@ def write(folder: Path, identity: Mapping[str, Any], tensors: Mapping[str, torch
         about: everything else, ready for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {'identity': json.dumps(dict(identity), sort_keys=True), 'about': json.dumps(about)}
+    # One entry: the order of several is not fixed, and equal states shall give equal files.
+    metadata = {'checkpoint': json.dumps({'identity': dict(identity), 'about': dict(about)},
+                                         sort_keys=True)}
     data = safetensors.torch.save({name: tensor.detach().contiguous()
                                    for name, tensor in tensors.items()}, metadata=metadata)
     digest = hashlib.sha256(data).hexdigest()
@@ -59,11 +64,17 @@ def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, torch.Ten
         return None
     remedy = f'move {folder} away to begin anew, or restore it from a backup'
     try:
+        if index_path.stat().st_size > MAXIMUM_INDEX_BYTES:
+            raise ValueError(f'more than {MAXIMUM_INDEX_BYTES} bytes')
         index = json.loads(index_path.read_text())
-        path, digest = folder / index['file'], index['sha256']
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        path, digest, size = folder / index['file'], index['sha256'], index['bytes']
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f'{index_path} is damaged ({error!r}); {remedy}') from None
     try:
+        found_size = path.stat().st_size
+        if found_size != size or found_size > MAXIMUM_BYTES:
+            raise CheckpointError(f'{path} is damaged: it has {found_size} bytes, not the {size} '
+                                  f'in {INDEX} (at most {MAXIMUM_BYTES}); {remedy}')
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read ({error}); {remedy}') from None
@@ -72,8 +83,9 @@ def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, torch.Ten
     try:
         tensors = safetensors.torch.load(data)
         header = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')])['__metadata__']
-        found, about = json.loads(header['identity']), json.loads(header['about'])
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        content = json.loads(header['checkpoint'])
+        found, about = dict(content['identity']), dict(content['about'])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f'{path} is not a checkpoint ({error!r}); {remedy}') from None
     wanted = json.loads(json.dumps(dict(identity)))
     if found != wanted:
@@ -83,6 +95,17 @@ def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, torch.Ten
         raise CheckpointError(f'{path} belongs to something else: {details}; use another run '
                               'folder or the settings it was made with')
     return tensors, about
+
+
+def recorded_hash(folder: Path) -> str:
+    """Give the SHA-256 of the checkpoint file that stands in a folder, hex; empty without one.
+
+    That of a file that :func:`write` has just written, or :func:`read` has verified.
+    """
+    try:
+        return str(json.loads((folder / INDEX).read_text())['sha256'])
+    except (OSError, ValueError, KeyError):
+        return ''
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from async_mbrl.core.config import ConfigError, param
-from async_mbrl.core.network import PolicyNetworkConfig
+from async_mbrl.core.network import MOST_LAYERS, PolicyNetworkConfig
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,11 @@ class ModelConfig:
                       'known; plain: the change of the whole state is learned', 'structured',
                       choices=('structured', 'plain'))
     members: int = param('networks in the ensemble', 5, minimum=1, maximum=64)
-    hidden: tuple[int, ...] = param('units of each hidden layer', (128, 128), minimum=1)
+    hidden: tuple[int, ...] = param('units of each hidden layer', (128, 128), minimum=1,
+                                    maximum=4096)
     activation: str = param('between layers', 'silu', choices=('tanh', 'silu', 'relu'))
-    batch: int = param('transitions a member draws for one update', 64, minimum=1)
+    batch: int = param('transitions a member draws for one update', 64, minimum=1,
+                       maximum=65_536)
     learning_rate: float = param('of AdamW', 1e-3, minimum=0.0)
     weight_decay: float = param('of AdamW', 1e-5, minimum=0.0)
     position_weight: float = param('weight of the joint position error in the loss of the '
@@ -27,7 +29,8 @@ class ModelConfig:
                            'publishes the weights themselves', 0.01, minimum=1e-6, maximum=1.0)
     clamp_margin: float = param('imagined states stay within the data seen, widened by this many '
                                 'standard deviations', 0.5, minimum=0.0)
-    capacity: int = param('transitions kept, the newest', 100_000, minimum=1)
+    capacity: int = param('transitions kept, the newest', 100_000, minimum=1,
+                          maximum=10_000_000)
     minimum_transitions: int = param('transitions at which learning begins', 25, minimum=2)
     updates_per_step: int = param('updates between two looks at what arrived', 8, minimum=1)
     max_updates_per_transition: float = param(
@@ -43,8 +46,9 @@ class ModelConfig:
                                       0.25, minimum=0.0)
 
     def __post_init__(self) -> None:
-        if not self.hidden:
-            raise ConfigError('hidden: at least one hidden layer is needed')
+        if not 1 <= len(self.hidden) <= MOST_LAYERS:
+            raise ConfigError(f'hidden: {len(self.hidden)} hidden layers; from 1 to {MOST_LAYERS} '
+                              'are possible')
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class MePpoConfig:
     """Proximal policy optimisation on rollouts imagined by a model ensemble."""
 
     rollouts: int = param('imagined rollouts of an update, shared evenly by the members', 100,
-                          minimum=1)
-    horizon: int = param('steps of an imagined rollout', 30, minimum=1)
+                          minimum=1, maximum=100_000)
+    horizon: int = param('steps of an imagined rollout', 30, minimum=1, maximum=10_000)
     initial_share: float = param('share of rollouts that start where real episodes started; the '
                                  'rest starts anywhere in the data', 0.5, minimum=0.0, maximum=1.0)
     discount: float = param('discount of the return', 0.97, minimum=0.0, maximum=1.0)
@@ -80,7 +84,7 @@ class MePpoConfig:
     policy_learning_rate: float = param('of Adam', 7e-4, minimum=0.0)
     value_learning_rate: float = param('of Adam', 1e-3, minimum=0.0)
     value_hidden: tuple[int, ...] = param('units of each hidden layer of the value network',
-                                          (64, 64), minimum=1)
+                                          (64, 64), minimum=1, maximum=4096)
     value_activation: str = param('between layers of the value network', 'silu',
                                   choices=('tanh', 'silu', 'relu'))
     gradient_norm: float = param('greatest norm of the gradient of the policy', 1.0, minimum=0.0)
@@ -89,7 +93,8 @@ class MePpoConfig:
     entropy_weight: float = param('of the entropy of the imagined actions', 1e-4, minimum=0.0)
     excess_cost: float = param('cost of the squared part of an action beyond [-1, 1]', 0.01,
                                minimum=0.0)
-    capacity: int = param('transitions kept, the newest', 100_000, minimum=1)
+    capacity: int = param('transitions kept, the newest', 100_000, minimum=1,
+                          maximum=10_000_000)
     minimum_transitions: int = param('transitions at which improvement begins', 25, minimum=2)
     publish_interval_s: float = param('wall time between two published snapshots, at least, s',
                                       0.1, minimum=0.0)
@@ -100,8 +105,8 @@ class SvgConfig:
     """Stochastic value gradients: the return of imagined rollouts, differentiated."""
 
     rollouts: int = param('imagined rollouts of an update, shared evenly by the members', 100,
-                          minimum=1)
-    horizon: int = param('steps of an imagined rollout', 20, minimum=1)
+                          minimum=1, maximum=100_000)
+    horizon: int = param('steps of an imagined rollout', 20, minimum=1, maximum=10_000)
     initial_share: float = param('share of rollouts that start where real episodes started; the '
                                  'rest starts anywhere in the data', 0.25, minimum=0.0,
                                  maximum=1.0)
@@ -111,7 +116,7 @@ class SvgConfig:
     policy_learning_rate: float = param('of Adam', 1e-3, minimum=0.0)
     value_learning_rate: float = param('of Adam', 1e-3, minimum=0.0)
     value_hidden: tuple[int, ...] = param('units of each hidden layer of the value network',
-                                          (128, 128), minimum=1)
+                                          (128, 128), minimum=1, maximum=4096)
     value_activation: str = param('between layers of the value network', 'silu',
                                   choices=('tanh', 'silu', 'relu'))
     gradient_norm: float = param('greatest norm of the gradient of the policy', 1.0, minimum=0.0)
@@ -121,7 +126,8 @@ class SvgConfig:
                                maximum=1.0)
     average: float = param('step of the running average of the policy that is published', 0.05,
                            minimum=1e-6, maximum=1.0)
-    capacity: int = param('transitions kept, the newest', 100_000, minimum=1)
+    capacity: int = param('transitions kept, the newest', 100_000, minimum=1,
+                          maximum=10_000_000)
     minimum_transitions: int = param('transitions at which improvement begins', 25, minimum=2)
     publish_interval_s: float = param('wall time between two published snapshots, at least, s',
                                       0.1, minimum=0.0)

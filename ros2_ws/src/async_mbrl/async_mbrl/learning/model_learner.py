@@ -13,18 +13,17 @@ from async_mbrl.core.snapshot import NO_VERSION, Snapshot, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.adam import Adam
-from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.dynamics import make_dynamics
 from async_mbrl.learning.early_stopping import EarlyStopping
-from async_mbrl.learning.learner import LearningDiverged
 from async_mbrl.learning.normalisation import StatisticsRefresh
 from async_mbrl.learning.split import ValidationSplit
+from async_mbrl.learning.worker import Worker
 
 _HORIZONS = (10, 30)
 
 
-class ModelLearner:
+class ModelLearner(Worker):
     """Learns an ensemble from all transitions so far, continuously or until members stop early.
 
     What is published is a running average of the weights. Each episode is first predicted by the
@@ -40,9 +39,8 @@ class ModelLearner:
             seed: of the initial weights and of what is drawn.
             incarnation: which start of this learner it is; part of the versions it gives out.
         """
+        super().__init__(task, config.capacity, seed, incarnation)
         self._config = config
-        self._task = task
-        self._generator = torch.Generator().manual_seed(seed)
         self.dynamics = make_dynamics(config, task, self._generator)
         self.average, self._before_episode = (
             make_dynamics(config, task, self._generator).requires_grad_(False) for _ in range(2))
@@ -50,7 +48,6 @@ class ModelLearner:
         self._parameters: list[torch.Tensor] = list(self.dynamics.parameters())
         self._averaged: list[torch.Tensor] = list(self.average.parameters())
         self._optimizer = Adam(self._parameters, config.learning_rate, config.weight_decay)
-        self.buffer = TransitionBuffer(config.capacity, task.state_size, task.action_size)
         self._statistics = StatisticsRefresh(config.clamp_margin)
         self._stopping: EarlyStopping | None = None
         self._split: ValidationSplit | None = None
@@ -60,18 +57,9 @@ class ModelLearner:
                                           config.validation_share)
         self._episode: list[Transition] = []
         self._judged = False
-        self._incarnation = incarnation
-        self._counter = 0
         self._epoch_updates = 0
-        self.updates = 0
-        self.epochs = 0.0
         self._metrics: dict[str, float] = {}
         self._training_loss = torch.zeros(())
-
-    @property
-    def next_transition(self) -> int:
-        """All transitions with number below this were taken."""
-        return self.buffer.next_number
 
     @property
     def ready(self) -> bool:
@@ -137,11 +125,9 @@ class ModelLearner:
         Raises:
             LearningDiverged: a parameter is not finite.
         """
-        self._check_finite()
-        version = Version(self._incarnation, self._counter)
-        self._counter += 1
+        self._check_finite('model', self.dynamics.state_dict())
         return Snapshot(
-            kind='model', version=version, architecture=self.dynamics.architecture(),
+            kind='model', version=self._next_version(), architecture=self.dynamics.architecture(),
             tensors=self.average.tensors(), trained_on_transitions=self.buffer.next_number,
             updates=self.updates, model_version=NO_VERSION)
 
@@ -160,20 +146,16 @@ class ModelLearner:
         Raises:
             LearningDiverged: a parameter is not finite; the checkpoint before stands.
         """
-        self._check_finite()
+        self._check_finite('model', self.dynamics.state_dict())
         tensors = {
             **checkpoint.prefixed('dynamics', self.dynamics.state_dict()),
             **checkpoint.prefixed('average', self.average.state_dict()),
-            **checkpoint.prefixed('optimizer', self._optimizer.tensors()),
-            **checkpoint.prefixed('buffer', self.buffer.tensors()),
-            'generator': self._generator.get_state()}
+            **checkpoint.prefixed('optimizer', self._optimizer.tensors())}
         if self._split is not None:
             tensors.update(checkpoint.prefixed('split', self._split.tensors()))
-        about = {'next_transition': self.buffer.next_number, 'updates': self.updates,
-                 'epochs': self.epochs, 'epoch_updates': self._epoch_updates,
-                 'metrics': self._metrics,
-                 'stopping': None if self._stopping is None else self._stopping.state()}
-        checkpoint.write(folder, self._identity(), tensors, about)
+        self._write(folder, self._identity(), tensors, {
+            'epoch_updates': self._epoch_updates, 'metrics': self._metrics,
+            'stopping': None if self._stopping is None else self._stopping.state()})
 
     def restore(self, folder: Path) -> int:
         """Go on from a checkpoint, if there is one; give the number of the next transition wanted.
@@ -181,19 +163,16 @@ class ModelLearner:
         Raises:
             CheckpointError: it is damaged or belongs to something else.
         """
-        found = checkpoint.read(folder, self._identity())
+        found = self._read(folder, self._identity())
         if found is None:
             return self.buffer.next_number
         tensors, about = found
-        self.buffer.load(checkpoint.part('buffer', tensors))
         self.dynamics.load_state_dict(checkpoint.part('dynamics', tensors))
         self.average.load_state_dict(checkpoint.part('average', tensors))
         self._optimizer.load(checkpoint.part('optimizer', tensors))
-        self._generator.set_state(tensors['generator'])
         if self._split is not None and self._stopping is not None:
             self._split.load(checkpoint.part('split', tensors), self.buffer.next_number)
             self._stopping.load(about['stopping'])
-        self.updates, self.epochs = about['updates'], about['epochs']
         self._epoch_updates, self._metrics = about['epoch_updates'], about['metrics']
         return self.buffer.next_number
 
@@ -282,9 +261,3 @@ class ModelLearner:
                 error = (predicted - states[:, step + 1:step + 2])[..., tool]
                 distance = error.unflatten(-1, (-1, 3)).norm(dim=-1).mean()
                 self._metrics[f'open_loop_error_{step + 1}_m'] = float(distance)
-
-    def _check_finite(self) -> None:
-        for name, value in self.dynamics.state_dict().items():
-            if not torch.isfinite(value).all():
-                raise LearningDiverged(f'model: {name} is no longer finite after {self.updates} '
-                                       f'updates on {self.buffer.next_number} transitions')

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.algorithms import make_algorithm
-from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.config import (
     ExplorationConfig,
     MePpoConfig,
@@ -25,8 +23,8 @@ from async_mbrl.learning.config import (
 )
 from async_mbrl.learning.dynamics import make_dynamics
 from async_mbrl.learning.imagination import Imagination
-from async_mbrl.learning.learner import LearningDiverged
 from async_mbrl.learning.normalisation import StatisticsRefresh
+from async_mbrl.learning.worker import Worker
 
 
 def exploration_std(config: ExplorationConfig, transitions: int, policy_rate_hz: float) -> float:
@@ -37,7 +35,7 @@ def exploration_std(config: ExplorationConfig, transitions: int, policy_rate_hz:
     return config.end_std + (config.start_std - config.end_std) * decay
 
 
-class PolicyLearner:
+class PolicyLearner(Worker):
     """Improves a policy on rollouts that the newest model imagines from states seen.
 
     Its first snapshot, before any data, is a policy of mean 0: pure exploration.
@@ -61,27 +59,16 @@ class PolicyLearner:
             ConfigError: algorithm and network do not fit.
         """
         check_network(improvement, network)
+        super().__init__(task, improvement.capacity, seed, incarnation)
         self._improvement = improvement
         self._exploration = exploration
-        self._task = task
-        self._generator = torch.Generator().manual_seed(seed)
         self._goal_rng = np.random.default_rng(seed)
         self.algorithm = make_algorithm(improvement, network, task, self._generator)
         self._dynamics = make_dynamics(model, task, self._generator).requires_grad_(False)
         self._model_version = NO_VERSION
-        self.buffer = TransitionBuffer(improvement.capacity, task.state_size, task.action_size)
         self._statistics = StatisticsRefresh(margin=0.0)
         self._imagination = Imagination(self._dynamics, task, self.buffer, self._generator,
                                         self._goal_rng)
-        self._incarnation = incarnation
-        self._counter = 0
-        self.updates = 0
-        self.epochs = 0.0
-
-    @property
-    def next_transition(self) -> int:
-        """All transitions with number below this were taken."""
-        return self.buffer.next_number
 
     @property
     def ready(self) -> bool:
@@ -148,12 +135,10 @@ class PolicyLearner:
         Raises:
             LearningDiverged: a parameter is not finite.
         """
-        self._check_finite()
-        version = Version(self._incarnation, self._counter)
-        self._counter += 1
+        self._check_finite('policy', self.algorithm.state_dict())
         policy = self.algorithm.acting_policy
         return Snapshot(
-            kind='policy', version=version, architecture=policy.architecture,
+            kind='policy', version=self._next_version(), architecture=policy.architecture,
             tensors=policy.tensors(), trained_on_transitions=self.buffer.next_number,
             updates=self.updates, model_version=self._model_version,
             exploration_std=exploration_std(self._exploration, self.buffer.next_number,
@@ -172,17 +157,14 @@ class PolicyLearner:
         Raises:
             LearningDiverged: a parameter is not finite; the checkpoint before stands.
         """
-        self._check_finite()
+        self._check_finite('policy', self.algorithm.state_dict())
         tensors = {**checkpoint.prefixed('algorithm', self.algorithm.state_dict()),
-                   **checkpoint.prefixed('dynamics', self._dynamics.state_dict()),
-                   **checkpoint.prefixed('buffer', self.buffer.tensors()),
-                   'generator': self._generator.get_state()}
+                   **checkpoint.prefixed('dynamics', self._dynamics.state_dict())}
         for name, optimizer in self.algorithm.optimizers().items():
             tensors.update(checkpoint.prefixed(f'optimizer.{name}', optimizer.tensors()))
-        about = {'next_transition': self.buffer.next_number, 'updates': self.updates,
-                 'epochs': self.epochs, 'model_version': list(self._model_version),
-                 'goal_rng': self._goal_rng.bit_generator.state}
-        checkpoint.write(folder, self._identity(), tensors, about)
+        self._write(folder, self._identity(), tensors, {
+            'model_version': list(self._model_version),
+            'goal_rng': self._goal_rng.bit_generator.state})
 
     def restore(self, folder: Path) -> int:
         """Go on from a checkpoint, if there is one; give the number of the next transition wanted.
@@ -190,19 +172,16 @@ class PolicyLearner:
         Raises:
             CheckpointError: it is damaged or belongs to something else.
         """
-        found = checkpoint.read(folder, self._identity())
+        found = self._read(folder, self._identity())
         if found is None:
             return self.buffer.next_number
         tensors, about = found
-        self.buffer.load(checkpoint.part('buffer', tensors))
         self.algorithm.load_state_dict(checkpoint.part('algorithm', tensors))
         self._dynamics.load_state_dict(checkpoint.part('dynamics', tensors))
         for name, optimizer in self.algorithm.optimizers().items():
             optimizer.load(checkpoint.part(f'optimizer.{name}', tensors))
-        self._generator.set_state(tensors['generator'])
         self._goal_rng.bit_generator.state = about['goal_rng']
         self._model_version = Version(*about['model_version'])
-        self.updates, self.epochs = about['updates'], about['epochs']
         return self.buffer.next_number
 
     def _identity(self) -> dict[str, Any]:
@@ -211,9 +190,3 @@ class PolicyLearner:
                 'value_hidden': list(self._improvement.value_hidden),
                 'policy': self.algorithm.policy.architecture,
                 'model': self._dynamics.architecture()}
-
-    def _check_finite(self) -> None:
-        for name, value in self.algorithm.state_dict().items():
-            if not torch.isfinite(value).all():
-                raise LearningDiverged(f'policy: {name} is no longer finite after {self.updates} '
-                                       f'updates on {self.buffer.next_number} transitions')

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rclpy.node import Node
 
-from async_mbrl.core.config import ConfigError, param
+from async_mbrl.core.config import param
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder, RunSettings
-from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
+from async_mbrl.ros.bounds import StreamBounds
 from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles
+from async_mbrl.ros.learner_node import LearnerNode, spin
+from async_mbrl.ros.lifecycle import run_managed
 from async_mbrl.ros.params import config_from_parameters
-from async_mbrl.ros.run import run_node
 from async_mbrl.tasks import TaskConfig, make_task
 
 NAME = 'model_learner'
@@ -35,44 +35,34 @@ class ModelLearnerConfig:
     model: ModelConfig = param('the dynamics ensemble')
 
 
-class ModelLearnerNode(Node):
-    """The model learner as a ROS node."""
+class ModelLearnerNode(LearnerNode):
+    """The model learner as a managed node."""
 
     def __init__(self) -> None:
-        """Read the parameters and go on from the checkpoint, if there is one.
+        """Read the parameters.
 
         Raises:
-            ConfigError: parameters do not fit, or the checkpoint cannot be used.
+            ConfigError: they do not fit.
         """
         super().__init__(NAME)
-        config = config_from_parameters(self, ModelLearnerConfig)
+        self.config = config_from_parameters(self, ModelLearnerConfig)
+        self.task = make_task(self.config.task, self.config.robot)
+
+    def build(self) -> LearnerBridge:
+        """Build the learner and what carries its messages."""
+        config, task = self.config, self.task
         folder = RunFolder(Path(config.run.run_dir)).learner(NAME)
-        task = make_task(config.task, config.robot)
-        try:
-            incarnation = raise_incarnation(folder)
-            learner = ModelLearner(config.model, task, incarnation=incarnation,
-                                   seed=learner_seed(config.run.seed, NAME))
-            self.bridge = LearnerBridge(
-                self, learner, LearnerFiles(folder), topic='model_parameters',
-                publish_interval_s=config.model.publish_interval_s)
-        except CheckpointError as error:
-            raise ConfigError(str(error)) from None
-
-
-def spin(node: Node) -> None:
-    """Learn until the run is over.
-
-    Raises:
-        ConfigError: the checkpoint does not fit the run.
-    """
-    assert isinstance(node, ModelLearnerNode)
-    node.bridge.run()
+        learner = ModelLearner(config.model, task, incarnation=raise_incarnation(folder),
+                               seed=learner_seed(config.run.seed, NAME))
+        return LearnerBridge(
+            self, learner, LearnerFiles(folder), topic='model_parameters',
+            publish_interval_s=config.model.publish_interval_s, bounds=StreamBounds.of(task))
 
 
 def main() -> None:
     """Run the model learner."""
     torch.set_num_threads(1)
-    sys.exit(run_node(ModelLearnerNode, spin))
+    sys.exit(run_managed(ModelLearnerNode, spin))
 
 
 if __name__ == '__main__':

@@ -20,6 +20,9 @@ class PlantConfig:
     friction_reference: tuple[float, ...] = param(
         'torques that friction_ratio refers to, one a joint, N m; none: the action_scale of a '
         'robot with effort commands', (), minimum=0.0)
+    armature: tuple[float, ...] = param(
+        'inertia of the rotors as the joints feel it, one a joint, kg m^2; none: that of the model',
+        (), minimum=0.0)
     position_noise_rad: float = param('standard deviation of measured positions, rad', 0.001,
                                       minimum=0.0)
     velocity_noise_rad_s: float = param('standard deviation of measured velocities, rad/s', 0.01,

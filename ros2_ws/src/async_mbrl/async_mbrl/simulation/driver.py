@@ -65,6 +65,11 @@ class SimulatedDriver:
         self._upper = (upper + _TOLERANCE * np.abs(upper)).tolist()
         self._joints = robot.joints
         self._names = robot.joint_names
+        taken = robot.command_joint_names or robot.joint_names
+        self._order = None if taken == robot.joint_names else [
+            taken.index(name) for name in robot.joint_names]
+        self._start: np.ndarray | None = None
+        self._start_s = self._duration_s = 0.0
         self._unit = {'effort': 'N m', 'velocity': 'rad/s', 'position': 'rad'}[
             robot.command_interface]
         self._timeout_s = plant.driver_timeout_s if plant.driver_timeout == 'hold' else math.inf
@@ -80,7 +85,7 @@ class SimulatedDriver:
         """Take a command.
 
         Args:
-            values: what the message held.
+            values: what the message held, in the order in which the driver takes joints.
             time_s: robot time, s.
             receipt_ns: when it arrived at the middleware, ns; only differences are used.
 
@@ -89,13 +94,51 @@ class SimulatedDriver:
             refused, the one before stays in force. One beyond the limits is counted and passed
             on: the motors themselves give no more than they can.
         """
+        self._count(receipt_ns)
+        if len(values) != self._joints:
+            self.refused += 1
+            return f'refused: {len(values)} numbers for {self._joints} joints'
+        if self._order is not None:
+            values = [values[index] for index in self._order]
+        return self._accept(values, time_s)
+
+    def receive_point(self, names: Sequence[str], values: Sequence[float], duration_s: float,
+                      neutral: np.ndarray, time_s: float, receipt_ns: int) -> str | None:
+        """Take a trajectory of one point; it is gone to in a straight line from the setpoint.
+
+        Args:
+            names: joints, in the order of the values.
+            values: positions of the point, rad.
+            duration_s: time from now at which it is to be reached, s.
+            neutral: setpoint before the first command, and of an arm that is held.
+            time_s: robot time, s.
+            receipt_ns: as for :meth:`receive`.
+
+        Returns:
+            As :meth:`receive`.
+        """
+        self._count(receipt_ns)
+        if sorted(names) != sorted(self._names) or len(values) != self._joints:
+            self.refused += 1
+            return (f'refused: a trajectory of {len(values)} positions for {list(names)}, not for '
+                    f'{list(self._names)}')
+        if not duration_s >= 0.0:
+            self.refused += 1
+            return f'refused: time_from_start is {duration_s} s'
+        setpoint = self.command(time_s, neutral)
+        fault = self._accept([values[names.index(name)] for name in self._names], time_s)
+        if fault is None or not fault.startswith('refused'):
+            self._start = neutral if setpoint is None else setpoint
+            self._start_s, self._duration_s = time_s, duration_s
+        return fault
+
+    def _count(self, receipt_ns: int) -> None:
         self.received += 1
         if self._last_receipt_ns is not None:
             self.gaps.add(max(0, receipt_ns - self._last_receipt_ns) * 1e-9)
         self._last_receipt_ns = receipt_ns
-        if len(values) != self._joints:
-            self.refused += 1
-            return f'refused: {len(values)} numbers for {self._joints} joints'
+
+    def _accept(self, values: Sequence[float], time_s: float) -> str | None:
         fault = None
         # Number by number: for so few, and so often, numpy costs several times as much.
         for name, value, low, high in zip(self._names, values, self._lower, self._upper,
@@ -124,11 +167,15 @@ class SimulatedDriver:
             return neutral
         if time_s - self._accepted_at_s > self._timeout_s:
             return None
+        elapsed_s = time_s - self._start_s
+        if self._start is not None and elapsed_s < self._duration_s:
+            share = max(0.0, elapsed_s / self._duration_s)
+            return self._start + share * (self._command - self._start)
         return self._command
 
     def forget(self) -> None:
         """Drop the command in force, as after a reset."""
-        self._command = None
+        self._command = self._start = None
 
 
 class Pacer:

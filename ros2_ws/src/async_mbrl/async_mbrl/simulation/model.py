@@ -1,10 +1,11 @@
-"""Robot models in MJCF: finding, loading, checking, and the kinematic table taken from them."""
+"""Robot models in MJCF and URDF: finding, loading, checking, and their kinematic table."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.kinematics import KinematicChain
 from async_mbrl.core.robot import RobotConfig
+from async_mbrl.simulation.urdf import load_urdf
 
 _PACKAGE = 'async_mbrl'
 
@@ -40,18 +42,63 @@ def find_model(name: str) -> Path:
                       'folder of the package, or give a path')
 
 
+def is_urdf(path: Path) -> bool:
+    """Say whether a file is a URDF, by its name."""
+    return path.suffix.lower() == '.urdf'
+
+
 def load_model(path: Path) -> mujoco.MjModel:
-    """Load an MJCF model.
+    """Load an MJCF or URDF model as it is.
 
     Raises:
         ConfigError: the file does not exist or is no valid model.
     """
+    return _compile(_load_spec(path), path)
+
+
+def load_plant(robot: RobotConfig) -> mujoco.MjModel:
+    """Load the model of a robot, ready to be simulated.
+
+    A model without actuators, as of a URDF, is given a motor for each joint of the robot, and
+    gravity compensation unless the robot says that it has none.
+
+    Raises:
+        ConfigError: the model does not exist, is not valid, or does not fit the robot.
+    """
+    path = find_model(robot.model)
+    spec = _load_spec(path)
+    if not spec.actuators:
+        known = [joint.name for joint in spec.joints]
+        for name in robot.joint_names:
+            if name not in known:
+                raise ConfigError(f'joint_names: the model has no joint {name!r}; it has {known}')
+            spec.add_actuator(name=name, target=name,
+                              trntype=mujoco.mjtTrn.mjTRN_JOINT).set_to_motor()
+        if robot.gravity_compensated or robot.command_interface != 'effort':
+            for body in spec.bodies[1:]:
+                body.gravcomp = 1.0
+        spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    model = _compile(spec, path)
+    check_model(model, robot)
+    return model
+
+
+def _load_spec(path: Path) -> mujoco.MjSpec:
     if not path.is_file():
         raise ConfigError(f'model: no file {path}')
+    if is_urdf(path):
+        return load_urdf(path)
     try:
-        return mujoco.MjModel.from_xml_path(str(path))
+        return mujoco.MjSpec.from_file(str(path))
     except ValueError as error:
         raise ConfigError(f'model: {path} is not a valid MJCF model: {error}') from None
+
+
+def _compile(spec: mujoco.MjSpec, path: Path) -> mujoco.MjModel:
+    try:
+        return spec.compile()
+    except ValueError as error:
+        raise ConfigError(f'model: {path} is not a valid model: {error}') from None
 
 
 def actuated_joints(model: mujoco.MjModel) -> tuple[str, ...]:
@@ -89,7 +136,8 @@ def check_model(model: mujoco.MjModel, robot: RobotConfig) -> None:
                 or actuator.gainprm[0] != 1.0
                 or actuator.biastype[0] != mujoco.mjtBias.mjBIAS_NONE):
             raise ConfigError(f'model: actuator of {name} is not a motor of gear 1, so that its '
-                              'control is a torque')
+                              'control is a torque; make it one, or give the model no actuators '
+                              'at all, then motors are added')
         low, high = joint.range if joint.limited[0] else (-np.inf, np.inf)
         if limits.position_lower[index] < low or limits.position_upper[index] > high:
             raise ConfigError(
@@ -101,8 +149,25 @@ def check_model(model: mujoco.MjModel, robot: RobotConfig) -> None:
                               f'motor gives, {strongest}')
 
 
+def robot_kinematics(robot: Mapping[str, Any]) -> KinematicChain:
+    """Take the table for forward kinematics out of the model that a robot names.
+
+    Args:
+        robot: keys of :class:`RobotConfig` as read from its file: ``model``, ``joint_names``, and
+            ``tool_sites`` or else ``tool_link`` and ``tool_points``.
+
+    Raises:
+        ConfigError: as :func:`kinematics_from_model`.
+    """
+    return kinematics_from_model(
+        load_model(find_model(robot['model'])), robot['joint_names'],
+        robot.get('tool_sites') or (), robot.get('tool_link') or '',
+        robot.get('tool_points') or ())
+
+
 def kinematics_from_model(model: mujoco.MjModel, joint_names: Sequence[str],
-                          tool_sites: str | Sequence[str]) -> KinematicChain:
+                          tool_sites: str | Sequence[str] = (), tool_link: str = '',
+                          tool_points: Sequence[float] = ()) -> KinematicChain:
     """Take the table for forward kinematics out of a model.
 
     Args:
@@ -110,12 +175,13 @@ def kinematics_from_model(model: mujoco.MjModel, joint_names: Sequence[str],
         joint_names: hinges of a serial chain, from the base on.
         tool_sites: names of the sites that are the tool points, or what those names begin with;
             sites found by their beginning are ordered by name.
+        tool_link: link that carries the tool points, where no sites do.
+        tool_points: (points, 3) in the frame of that link, m.
 
     Raises:
-        ConfigError: no such joint or site, joints do not form a serial chain from base to tool, or
-            a joint in the chain is not listed.
+        ConfigError: no such joint, site or link, joints do not form a serial chain from base to
+            tool, or a joint in the chain is not listed.
     """
-    sites = _site_names(model, tool_sites)
     joints = []
     for name in joint_names:
         index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, name)
@@ -126,16 +192,17 @@ def kinematics_from_model(model: mujoco.MjModel, joint_names: Sequence[str],
                 model.jnt_qposadr[index]] != 0.0:
             raise ConfigError(f'model: joint {name} is not a hinge with reference 0')
         joints.append(index)
-    for site in sites:
-        on_the_way = _joints_above(model, model.site(site).bodyid[0])
-        if on_the_way != joints:
-            found = [model.joint(i).name for i in on_the_way]
-            raise ConfigError(f'model: between the base and site {site} are the joints {found}, '
-                              f'but joint_names lists {list(joint_names)}')
-
     data = mujoco.MjData(model)
     data.qpos[:] = model.qpos0
     mujoco.mj_kinematics(model, data)
+    tools = _tools(model, data, tool_sites, tool_link, tool_points)
+    for what, body, _ in tools:
+        on_the_way = _joints_above(model, body)
+        if on_the_way != joints:
+            found = [model.joint(i).name for i in on_the_way]
+            raise ConfigError(f'model: between the base and {what} are the joints {found}, but '
+                              f'joint_names lists {list(joint_names)}')
+
     positions, quaternions, axes = [], [], []
     origin, frame = np.zeros(3), np.eye(3)
     for index in joints:
@@ -147,10 +214,29 @@ def kinematics_from_model(model: mujoco.MjModel, joint_names: Sequence[str],
         quaternions.append(quaternion)
         axes.append(model.jnt_axis[index])
         origin, frame = anchor.copy(), body_frame.copy()
-    points = [frame.T @ (data.site(site).xpos - origin) for site in sites]
+    points = [frame.T @ (position - origin) for _, _, position in tools]
     return KinematicChain(
         joint_positions=_flat(positions), joint_quaternions=_flat(quaternions),
         joint_axes=_flat(axes), tool_points=_flat(points))
+
+
+def _tools(model: mujoco.MjModel, data: mujoco.MjData, sites: str | Sequence[str], link: str,
+           points: Sequence[float]) -> list[tuple[str, int, np.ndarray]]:
+    """Give what carries each tool point, its body, and where the point is now, (3,), m."""
+    if sites or not link:
+        names = _site_names(model, sites)
+        return [(f'site {name}', int(model.site(name).bodyid[0]), data.site(name).xpos)
+                for name in names]
+    body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, link)
+    if body < 0:
+        known = [model.body(index).name for index in range(1, model.nbody)]
+        raise ConfigError(f'tool_link: the model has no link {link!r}; it has {known}')
+    if not points or len(points) % 3:
+        raise ConfigError(f'tool_points: {len(points)} numbers; give x, y, z of each point, at '
+                          f'least one, in the frame of {link}')
+    turn = data.xmat[body].reshape(3, 3)
+    return [(f'link {link}', body, data.xpos[body] + turn @ np.asarray(row))
+            for row in np.reshape(points, (-1, 3))]
 
 
 def _site_names(model: mujoco.MjModel, tool_sites: str | Sequence[str]) -> list[str]:
@@ -165,7 +251,8 @@ def _site_names(model: mujoco.MjModel, tool_sites: str | Sequence[str]) -> list[
         if name not in known:
             raise ConfigError(f'tool_sites: the model has no site {name!r}; it has {known}')
     if not tool_sites:
-        raise ConfigError('tool_sites: at least one site is needed')
+        raise ConfigError('tool_sites: none given, and no tool_link; name the sites that are the '
+                          'tool points, or the link that carries tool_points')
     return list(tool_sites)
 
 

@@ -6,9 +6,10 @@ import mujoco
 import numpy as np
 
 from async_mbrl.core.config import ConfigError
+from async_mbrl.core.kinematics import ToolKinematics
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.simulation.config import PlantConfig
-from async_mbrl.simulation.model import check_model, find_model, load_model
+from async_mbrl.simulation.model import load_plant
 
 __all__ = ['ArmPhysics', 'PlantConfig']
 
@@ -33,8 +34,7 @@ class ArmPhysics:
         Raises:
             ConfigError: model, robot and plant do not fit.
         """
-        self.model = load_model(find_model(robot.model))
-        check_model(self.model, robot)
+        self.model = load_plant(robot)
         self.robot = robot
         self.plant = plant
         self.period_s = 1.0 / plant.physics_rate_hz
@@ -44,10 +44,12 @@ class ArmPhysics:
         self._positions = _as_slice([joint.qposadr[0] for joint in joints])
         self._velocities = _as_slice([joint.dofadr[0] for joint in joints])
         self.model.dof_frictionloss[self._velocities] = _friction(plant, robot)
-        try:
-            self._sites = [self.model.site(name).id for name in robot.tool_sites]
-        except KeyError as error:
-            raise ConfigError(f'tool_sites: {error.args[0]}') from None
+        if plant.armature:
+            if len(plant.armature) != robot.joints:
+                raise ConfigError(f'armature: {len(plant.armature)} numbers for {robot.joints} '
+                                  'joints; give one a joint')
+            self.model.dof_armature[self._velocities] = plant.armature
+        self._kinematics = ToolKinematics(robot.kinematics)
         self.data = mujoco.MjData(self.model)
 
         effort = np.asarray(robot.limits.effort)
@@ -66,6 +68,7 @@ class ArmPhysics:
         self._hold_at: np.ndarray | None = None
         self.ticks = 0
         self.reset(np.asarray(robot.home))
+        self._check_inner_loop()
 
     @property
     def position(self) -> np.ndarray:
@@ -101,8 +104,7 @@ class ArmPhysics:
 
     def tool_points(self) -> np.ndarray:
         """Give the true tool points (3 * points,), m."""
-        mujoco.mj_kinematics(self.model, self.data)
-        return self.data.site_xpos[self._sites].ravel()
+        return self._kinematics.points(self.position)
 
     def neutral_command(self) -> np.ndarray:
         """Give the command that asks for no motion: no torque, no speed, or the true position."""
@@ -139,6 +141,26 @@ class ArmPhysics:
         self.data.ctrl[:] = self._torque(due)
         mujoco.mj_step(self.model, self.data)
         self.ticks += 1
+
+    def _check_inner_loop(self) -> None:
+        """Refuse gains under which the speed of a joint would grow from step to step.
+
+        Raises:
+            ConfigError: a joint has too little inertia for them.
+        """
+        gain = self._velocity_gain if self._interface == 'velocity' else self._damping
+        unit, product = np.zeros(self.model.nv), np.zeros(self.model.nv)
+        for index, name in enumerate(self.robot.joint_names):
+            address = self.model.joint(name).dofadr[0]
+            unit[:] = 0.0
+            unit[address] = 1.0
+            mujoco.mj_mulM(self.model, self.data, product, unit)
+            least = 0.5 * gain[index] * self.period_s
+            if product[address] <= least:
+                raise ConfigError(
+                    f'armature: joint {name} has an inertia of {product[address]:.2g} kg m^2 at '
+                    f'home, and the inner loop of the driver needs more than {least:.2g}; give '
+                    'armature, or lower velocity_gain or position_damping')
 
     def _torque(self, command: np.ndarray) -> np.ndarray:
         if self._hold_at is None and self._interface == 'effort':

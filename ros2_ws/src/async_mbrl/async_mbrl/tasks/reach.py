@@ -100,8 +100,12 @@ class ReachTask:
 
     def sample_goals(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draw goals (count, 3p), m: the tool points of poses drawn around home."""
+        return self._kinematics.points(self.sample_goal_poses(rng, count)).astype(np.float32)
+
+    def sample_goal_poses(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw poses (count, n), rad, whose tool points are goals."""
         offset = rng.uniform(-1.0, 1.0, (count, self.joints)) * self._goal_half_range
-        return self._kinematics.points(self._home + offset).astype(np.float32)
+        return self._home + offset
 
     def sample_start(self, rng: np.random.Generator) -> np.ndarray:
         """Draw a start pose (n,), rad."""

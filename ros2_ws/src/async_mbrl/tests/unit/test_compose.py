@@ -6,14 +6,27 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from async_mbrl.bringup.arguments import ARGUMENTS, RunRequest, parse_request
-from async_mbrl.bringup.compose import compose, recompose
-from async_mbrl.bringup.folder import open_run, read_run
-from async_mbrl.bringup.graph import NODES, describe, parameters_yaml, write_parameters
+from async_mbrl.bringup.compose import FAULT_PATIENCE_S, compose, recompose
+from async_mbrl.bringup.folder import open_run, open_use, read_run, start_lines
+from async_mbrl.bringup.graph import (
+    LEARNERS,
+    NODES,
+    ROBOT,
+    describe,
+    parameters_yaml,
+    write_parameters,
+)
 from async_mbrl.core.config import ConfigError, read_yaml
+from async_mbrl.core.network import policy_architecture
+from async_mbrl.core.run import RunFolder
+from async_mbrl.core.snapshot import Snapshot, Version, encode
+from async_mbrl.simulation.collision import CollisionChecker
+from async_mbrl.tasks import make_task
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -57,7 +70,7 @@ def test_defaults_fit_and_survive_a_round_trip(share: Path) -> None:
     ('robot.joint_names=[a, b, c, d, e, f, g]', ['joint', "'a'"]),
     ('nothing.here=1', ['nothing.here', 'unknown key', 'task']),
     ('task=1', ['key.path=value']),
-    ('plant.model=no.xml', ['no.xml']),
+    ('robot.model=no.xml', ['no.xml']),
     ('network.squash=tanh', ['network.squash', 'me_ppo', "'clip'", "'tanh'"]),
 ])
 def test_a_change_that_does_not_fit_is_refused(share: Path, change: str,
@@ -82,7 +95,7 @@ def test_a_limit_beyond_the_model_is_refused(share: Path) -> None:
 
 
 @pytest.mark.parametrize(('request_', 'exists'), [
-    (RunRequest(robot='ur5e'), 'arm7'), (RunRequest(task='stack'), 'reach'),
+    (RunRequest(robot='panda'), 'arm7, fr3, ur5e'), (RunRequest(task='stack'), 'reach'),
     (RunRequest(algorithm='sac'), 'me_ppo, svg'), (RunRequest(schedule='sync'), 'async'),
 ])
 def test_what_does_not_exist_is_refused_with_what_does(share: Path, request_: RunRequest,
@@ -170,3 +183,165 @@ def test_the_graph_is_described_once(share: Path, tmp_path: Path) -> None:
     assert text['/**']['ros__parameters']['network']['hidden']
     files = write_parameters(describe(composition), tmp_path / 'params')
     assert set(files) == set(nodes)
+
+
+def test_a_part_of_the_graph_is_a_part_of_the_list(share: Path, tmp_path: Path) -> None:
+    composition = compose(RunRequest(where='real'), share, tmp_path)
+    assert tuple(node.name for node in describe(composition)) == NODES[1:]
+    assert tuple(node.name for node in describe(composition, ROBOT)) == ROBOT[1:]
+    simulated = compose(RunRequest(), share, tmp_path)
+    assert tuple(node.name for node in describe(simulated, ROBOT)) == ROBOT
+    assert tuple(node.name for node in describe(simulated, LEARNERS)) == LEARNERS
+
+
+def test_a_real_arm_is_dry_latched_and_patient_unless_told_otherwise(share: Path,
+                                                                     tmp_path: Path) -> None:
+    simulated, real = (compose(RunRequest(where=where), share, tmp_path)
+                       for where in ('sim', 'real'))
+    assert not simulated.run.dry_run and not simulated.guard.latch
+    assert simulated.collection.fault_patience_s == 0.0
+    assert real.run.dry_run and real.guard.latch
+    assert real.collection.fault_patience_s == FAULT_PATIENCE_S
+    assert recompose(yaml.safe_load(real.to_yaml()), Path('config.yaml')) == real
+    moving = compose(RunRequest(where='real', dry_run=False, set=(
+        'guard.latch=false', 'collection.fault_patience_s=5.0')), share, tmp_path)
+    assert not moving.run.dry_run and not moving.guard.latch
+    assert moving.collection.fault_patience_s == 5.0
+    assert 'keeps to the clock' in refused(RunRequest(where='real', real_time_factor=2.0), share)
+
+
+def test_a_robot_that_cannot_be_simulated_is_for_real_only(share: Path, tmp_path: Path) -> None:
+    (share / 'config/robots/arm7.sim.yaml').unlink()
+    real = compose(RunRequest(where='real'), share, tmp_path)
+    assert real.plant is None
+    assert recompose(yaml.safe_load(real.to_yaml()), Path('config.yaml')) == real
+    assert 'arm7.sim.yaml: no such file' in refused(RunRequest(), share)
+    assert 'no plant' in refused(RunRequest(where='real', set=('plant.friction_ratio=0.0',)), share)
+
+
+@pytest.mark.parametrize('missing', ['limits', 'workspace'])
+def test_a_robot_without_limits_is_refused(share: Path, missing: str) -> None:
+    edit(share / 'config/robots/arm7.yaml', lambda robot: robot.pop(missing))
+    message = refused(RunRequest(where='real'), share)
+    assert f'robot.{missing}.' in message and 'missing' in message
+
+
+@pytest.mark.parametrize('robot', ['arm7', 'fr3', 'ur5e', 'ur5e_jtc'])
+def test_every_robot_fits_its_model_its_task_and_its_workspace(share: Path, robot: str) -> None:
+    composition = compose(RunRequest(robot=robot), share, Path('/x'))
+    assert composition.robot.name == robot
+    task = make_task(composition.task, composition.robot)
+    goals = task.sample_goals(np.random.default_rng(0), 500).reshape(-1, 3)
+    box = composition.robot.workspace
+    assert (goals >= box.lower).all() and (goals <= box.upper).all()
+    assert goals[:, 2].min() > box.minimum_height_m
+    assert CollisionChecker(composition.robot, 0.02).flaw(np.array(composition.robot.home)) == ''
+
+
+def test_a_robot_of_the_user_needs_no_place_in_the_package(share: Path, tmp_path: Path,
+                                                           package_root: Path) -> None:
+    own = tmp_path / 'mine'
+    own.mkdir()
+    shutil.copy(package_root / 'sim/arm7.xml', own / 'model.xml')
+    shutil.copy(share / 'config/robots/arm7.sim.yaml', own / 'my_arm.sim.yaml')
+    shutil.copy(share / 'config/robots/arm7.yaml', own / 'my_arm.yaml')
+    request = RunRequest(robot=str(own / 'my_arm.yaml'), run_dir='run')
+    edit(own / 'my_arm.yaml', lambda robot: robot.update(model='model.xml'))
+    assert "'arm7', but its file is" in refused(request, share)
+    edit(own / 'my_arm.yaml', lambda robot: robot.update(name='my_arm'))
+    (own / 'reach.my_arm.yaml').write_text('success_rate: 0.5\n')
+    run = open_run(request, share, tmp_path, NOW)
+    run.lock.close()
+    assert run.composition.robot.model == str(own / 'model.xml')
+    assert run.composition.task.success_rate == 0.5
+    open_run(request, share, tmp_path, NOW).lock.close()
+    with pytest.raises(ConfigError, match='a run with robot my_arm'):
+        open_run(RunRequest(robot='arm7', run_dir='run'), share, tmp_path, NOW)
+    assert 'path of a YAML file' in refused(RunRequest(robot=str(own / 'none.yaml')), share)
+
+
+def test_limits_of_the_description_tighten_and_are_said(share: Path, tmp_path: Path) -> None:
+    urdf = ('<robot name="a"><joint name="elbow_flex" type="revolute"><limit lower="-9" upper="9" '
+            'velocity="1.5" effort="99"/></joint></robot>')
+    request = RunRequest(where='real', run_dir='mine')
+    run = open_run(request, share, tmp_path, NOW, description=lambda: urdf)
+    run.lock.close()
+    assert run.composition.robot.limits.velocity[3] == 1.5
+    assert run.composition.robot.limits.effort[3] == 15.0
+    lines = start_lines(run)
+    assert 'limits tightened by the URDF: velocity of elbow_flex 3 -> 1.5' in lines
+    assert 'DRY RUN: nothing is sent to the arm' in lines
+    again = open_run(request, share, tmp_path, NOW, description=lambda: None)
+    again.lock.close()
+    assert again.composition.robot.limits.velocity[3] == 1.5
+    with pytest.raises(ConfigError, match='elbow_flex .*robot_description'):
+        open_run(RunRequest(where='real'), share, tmp_path, NOW,
+                 description=lambda: urdf.replace('"-9"', '"5"'))
+    simulated = open_run(RunRequest(), share, tmp_path, NOW, description=lambda: 'not asked')
+    simulated.lock.close()
+
+
+def test_a_dry_run_is_never_resumed_with_motion_nor_the_other_way_round(share: Path,
+                                                                        tmp_path: Path) -> None:
+    for name, dry_run in (('dry', None), ('moving', False)):
+        run = open_run(RunRequest(where='real', dry_run=dry_run, run_dir=name), share, tmp_path,
+                       NOW)
+        assert ('THE ARM WILL MOVE' in ' '.join(start_lines(run))) is (name == 'moving')
+        run.lock.close()
+    for request, words in (
+            (RunRequest(where='real', dry_run=False, run_dir='dry'), 'dry_run True'),
+            (RunRequest(where='real', run_dir='moving'), 'dry_run False'),
+            (RunRequest(run_dir='moving', dry_run=False), 'where real')):
+        with pytest.raises(ConfigError, match=words):
+            open_run(request, share, tmp_path, NOW)
+    open_run(RunRequest(where='real', dry_run=False, run_dir='moving'), share, tmp_path,
+             NOW).lock.close()
+
+
+def learned(share: Path, working: Path, name: str = 'mine', **request: object) -> Path:
+    """Make the folder of a run that has saved a policy."""
+    run = open_run(RunRequest(run_dir=name, **request), share, working, NOW)  # type: ignore[arg-type]
+    run.lock.close()
+    composition = run.composition
+    architecture = policy_architecture(
+        composition.network, make_task(composition.task, composition.robot))
+    run.folder.policy.parent.mkdir(parents=True)
+    run.folder.policy.write_bytes(encode(Snapshot(
+        'policy', Version(1, 0), architecture, {'any': np.zeros(1, np.float32)})))
+    return run.folder.root
+
+
+def test_what_was_learned_is_used_in_a_folder_of_its_own(share: Path, tmp_path: Path) -> None:
+    source = learned(share, tmp_path)
+    run = open_use(RunRequest(where='real', dry_run=False), source, tmp_path, NOW)
+    run.lock.close()
+    settings = run.composition.run
+    assert (settings.mode, settings.policy_from, settings.dry_run) == ('use', str(source), False)
+    assert run.folder.root.name == '20260102-030405-reach-use'
+    assert run.composition.guard.latch
+    assert tuple(node.name for node in describe(run.composition)) == (
+        'guard', 'controller', 'robot_interface', 'policy_learner')
+    with pytest.raises(ConfigError, match='async-mbrl run'):
+        open_run(RunRequest(run_dir=str(run.folder.root)), share, tmp_path, NOW)
+    with pytest.raises(ConfigError, match=f'it uses {source}; name that one'):
+        open_use(RunRequest(), run.folder.root, tmp_path, NOW)
+
+
+def test_what_cannot_be_used_is_refused_with_the_remedy(share: Path, tmp_path: Path) -> None:
+    dry = learned(share, tmp_path, 'dry', dry_run=True)
+    with pytest.raises(ConfigError, match='dry run, .*--no-dry-run'):
+        open_use(RunRequest(), dry, tmp_path, NOW)
+    source = learned(share, tmp_path)
+    policy = RunFolder(source).policy
+    whole = policy.read_bytes()
+    policy.write_bytes(whole[:-4])
+    with pytest.raises(ConfigError, match='policy.safetensors'):
+        open_use(RunRequest(), source, tmp_path, NOW)
+    policy.write_bytes(whole)
+    edit(source / 'config.yaml', lambda content: content['network'].__setitem__('hidden', [9]))
+    with pytest.raises(ConfigError, match='not a policy for the robot, task and network'):
+        open_use(RunRequest(), source, tmp_path, NOW)
+    policy.unlink()
+    with pytest.raises(ConfigError, match='has not saved a policy yet'):
+        open_use(RunRequest(), source, tmp_path, NOW)
+    assert not list(tmp_path.glob('runs/*-use'))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import runpy
 import sys
 import types
@@ -52,17 +53,28 @@ def launching() -> Iterator[Any]:
         sys.modules.pop(name, None)
 
 
-def test_the_launch_file_declares_the_arguments_of_the_command(launching: Any,
-                                                               package_root: Path) -> None:
-    content = runpy.run_path(str(package_root / 'launch/sim.launch.py'))
+@pytest.mark.parametrize(('file', 'first', 'missing', 'dry_run'), [
+    ('sim', 'task', 'where', 'false'), ('real_arm', 'task', 'real_time_factor', 'true'),
+    ('robot', 'where', '', ''), ('learners', 'where', '', '')])
+def test_the_launch_files_declare_the_arguments_of_the_command(
+        launching: Any, package_root: Path, file: str, first: str, missing: str,
+        dry_run: str) -> None:
+    content = runpy.run_path(str(package_root / f'launch/{file}.launch.py'))
     description = content['generate_launch_description']()
     declared = (description.get_launch_arguments() if REAL else
                 [item for item in description.arguments[0] if 'description' in item.named])
     names = [item.name if REAL else item.arguments[0] for item in declared]
-    assert names == [argument.name for argument in ARGUMENTS]
-    choices = {name: item.choices if REAL else item.named['choices']
-               for name, item in zip(names, declared, strict=True)}
-    assert choices['algorithm'] == ('me_ppo', 'svg') and choices['seed'] is None
+    expected = [argument.name for argument in ARGUMENTS]
+    assert names[0] == first
+    assert [name for name in names if name != 'where'] == [
+        name for name in expected if name != missing]
+    options = {name: {'choices': item.choices, 'default_value': item.default_value[0].text}
+               if REAL else item.named for name, item in zip(names, declared, strict=True)}
+    assert options['algorithm']['choices'] == ('me_ppo', 'svg')
+    assert options['seed']['choices'] is None
+    assert options['dry_run']['default_value'] == dry_run
+    if first == 'where':
+        assert options['where']['default_value'] == 'real'
 
 
 def test_every_node_becomes_an_action(launching: Any, package_root: Path,
@@ -125,8 +137,33 @@ def test_an_argument_that_is_given_counts_also_at_its_default(
     values = {argument.name: argument.default for argument in ARGUMENTS}
     monkeypatch.setattr(launching, 'LaunchConfiguration', lambda name: types.SimpleNamespace(
         perform=lambda _context: values[name]))
-    note, *_, start = launching.simulation(package_root)
+    note, *_, start = launching.graph(launching.SIM, package_root)
     note.named['function'](types.SimpleNamespace(launch_configurations={'seed': '0'}))
     with pytest.raises(RuntimeError, match='enough'):
         start.named['function'](None, *start.named['args'])
-    assert asked == [RunRequest(seed=0)]
+    assert asked == [RunRequest(where='sim', seed=0)]
+
+
+@pytest.mark.skipif(REAL, reason='reads how the stand-ins were made')
+@pytest.mark.parametrize(('given', 'expected'), [
+    ({}, RunRequest(where='real')), ({'where': 'sim'}, RunRequest(where='sim')),
+    ({'dry_run': 'false'}, RunRequest(where='real', dry_run=False))])
+def test_the_robot_pc_looks_for_the_workstation_and_moves_only_when_told(
+        launching: Any, package_root: Path, monkeypatch: pytest.MonkeyPatch,
+        given: dict[str, str], expected: RunRequest) -> None:
+    asked: list[RunRequest] = []
+
+    def open_run(request: RunRequest, *_others: Any) -> None:
+        asked.append(request)
+        raise launching.ConfigError('enough')
+
+    monkeypatch.setattr(launching, 'open_run', open_run)
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    monkeypatch.delenv('ROS_AUTOMATIC_DISCOVERY_RANGE')
+    values = {item.name: item.default for item in launching.ROBOT_PC.arguments} | given
+    monkeypatch.setattr(launching, 'LaunchConfiguration', lambda name: types.SimpleNamespace(
+        perform=lambda _context: values[name]))
+    with pytest.raises(RuntimeError, match='enough'):
+        launching.start(None, launching.ROBOT_PC, set(given))
+    assert asked == [expected]
+    assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'SUBNET'

@@ -32,8 +32,6 @@ FORBIDDEN = {
 }
 """What the modules of a layer must not import, whether at the top or within a function."""
 
-UNSAFE = {'pickle', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve'}
-
 
 def modules(layer: str) -> list[Path]:
     return sorted((PACKAGE / layer).rglob('*.py'))
@@ -78,19 +76,6 @@ def test_what_is_imported_imports_no_more(layers: tuple[str, ...], absent: tuple
     ended = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
                            check=True)
     assert ended.stdout.strip() == '[]'
-
-
-def test_nothing_imports_what_executes_data() -> None:
-    found = [offence for path in sorted(PACKAGE.rglob('*.py'))
-             for offence in offences(path, UNSAFE)]
-    assert found == []
-
-
-def test_torch_loads_no_pickles() -> None:
-    for path in sorted(PACKAGE.rglob('*.py')):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                assert ast.unparse(node.func) not in ('torch.load', 'torch.save', 'np.load'), path
 
 
 def test_nodes_do_no_mathematics() -> None:

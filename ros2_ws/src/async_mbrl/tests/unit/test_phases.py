@@ -8,16 +8,11 @@ import collection_rig as rig
 import pytest
 
 from async_mbrl.collection.collector import CollectionConfig, Collector
-from async_mbrl.collection.phases import (
-    ControllerView,
-    LearnerView,
-    Phase,
-    RunSequence,
-    Surroundings,
-)
+from async_mbrl.collection.course import ControllerView, LearnerView, Phase, Surroundings
+from async_mbrl.collection.phases import RunSequence
 from async_mbrl.core.clock import FakeClock
 from async_mbrl.core.snapshot import NO_VERSION, Version
-from async_mbrl.core.transition import EpisodeCommand, Mode
+from async_mbrl.core.transition import CommandKind, EpisodeCommand, Mode
 
 LEARNERS = ('model_learner', 'policy_learner')
 
@@ -121,7 +116,7 @@ def test_policy_that_never_stays_the_same_ends_the_evaluation() -> None:
         assert command is not None and command.policy_version == version
         run.execute(command, abort_at=-1)
         run.clock.time_s += 1.1
-    assert run.sequence.phase == Phase.FAILED
+    assert run.advance() is None and run.sequence.phase == Phase.FAILED
 
 
 def test_next_command_comes_at_once_when_an_episode_ends() -> None:
@@ -175,7 +170,7 @@ def test_aborted_episodes_are_tried_again_and_then_given_up() -> None:
         run.clock.time_s += 0.9
         assert run.advance() is None
         run.clock.time_s += 0.2
-    assert run.sequence.phase == Phase.FAILED
+    assert run.advance() is None and run.sequence.phase == Phase.FAILED
     assert '5 episodes in a row were aborted: the arm is stuck' in run.sequence.reason
 
 
@@ -268,3 +263,178 @@ def test_interrupted_run_commands_nothing_more_and_is_not_done() -> None:
     assert run.advance() is None
     run.sequence.written()
     assert (run.sequence.phase, run.sequence.reason) == (Phase.LEARNING, 'interrupted')
+
+
+def test_pause_holds_the_arm_and_lets_no_time_limit_run() -> None:
+    run = Run()
+    command = run.advance()
+    assert command is not None
+    run.sequence.ask_pause('operator', 'paused; go on with start')
+    held = run.advance()
+    assert held is not None and held.kind == CommandKind.HOLD and not run.collector.open
+    assert run.sequence.paused and run.sequence.reason == 'paused; go on with start'
+    run.execute(command, abort_at=2)    # the controller ends it: no longer of interest
+    run.clock.time_s += 1000.0
+    assert run.advance() is None and run.sequence.phase == Phase.LEARNING
+    assert run.sequence.release('operator') and not run.sequence.release('operator')
+    following = run.advance()
+    assert following is not None and following.episode == 1 and not run.sequence.paused
+    assert run.sequence.reason == ''
+
+
+def test_two_who_ask_to_pause_must_both_release() -> None:
+    run = Run()
+    run.advance()
+    run.sequence.ask_pause('operator', 'by service')
+    run.sequence.ask_pause('lifecycle', 'the node is inactive')
+    run.advance()
+    run.sequence.release('operator')
+    assert run.advance() is None and run.sequence.reason == 'the node is inactive'
+    run.sequence.release('lifecycle')
+    assert run.advance() is not None
+
+
+def test_paused_before_the_run_begins_orders_nothing_and_does_not_time_out() -> None:
+    run = Run()
+    run.controller = None
+    run.sequence.ask_pause('lifecycle', 'the node is inactive')
+    assert run.advance() is None
+    run.clock.time_s += 1000.0
+    assert run.advance() is None and run.sequence.phase == Phase.WAITING
+    run.sequence.release('lifecycle')
+    run.clock.time_s += 59.0
+    assert run.advance() is None and 'controller (no controller_status)' in run.sequence.reason
+
+
+@pytest.mark.parametrize(('blocked', 'words'), [
+    ({'state': 'estop', 'fault': 'emergency_stop', 'causes': ('emergency_stop: pressed',)},
+     ('emergency stop', 'still there: emergency_stop: pressed', 'controller/clear_fault')),
+    ({'state': 'fault', 'fault': 'joint states jump'}, ('in fault', 'controller/clear_fault')),
+])
+def test_arm_that_must_not_move_pauses_the_run_and_its_abort_does_not_count(
+        blocked: dict[str, object], words: tuple[str, ...]) -> None:
+    run = Run(fault_patience_s=900.0, maximum_aborts=1)
+    well = run.controller
+    command = run.advance()
+    assert command is not None
+    run.execute(command, abort_at=2)     # is heard before the status that explains it
+    run.controller = dataclasses.replace(run.controller, **blocked)
+    held = run.advance()
+    assert held is not None and held.kind == CommandKind.HOLD and run.sequence.paused
+    for word in words:
+        assert word in run.sequence.reason
+    run.clock.time_s += 800.0
+    assert run.advance() is None and run.sequence.phase == Phase.LEARNING
+    run.controller = well
+    following = run.advance()
+    assert following is not None and following.episode == 1 and not run.sequence.paused
+
+
+def test_fault_that_is_not_cleared_in_time_ends_the_run() -> None:
+    run = Run(fault_patience_s=30.0)
+    well = run.controller
+    run.advance()
+    for begin_s in (0.0, 100.0):     # cleared once, and then not
+        run.clock.sleep_until(1000.0 + begin_s)
+        run.controller = dataclasses.replace(well, state='fault', fault='jump')
+        run.advance()
+        run.clock.time_s += 29.0
+        run.advance()
+        assert run.sequence.phase == Phase.LEARNING
+        if not begin_s:
+            run.controller = well
+            assert run.advance() is not None
+    run.clock.time_s += 2.0
+    run.advance()
+    assert (run.sequence.phase, run.sequence.reason) == (Phase.FAILED, 'controller: jump')
+
+
+def test_silent_controller_ends_a_paused_run_too() -> None:
+    run = Run()
+    run.advance()
+    run.controller = dataclasses.replace(run.controller, state='estop')
+    run.advance()
+    run.silent_since = run.clock.now()
+    run.clock.time_s += 11.0
+    run.advance()
+    assert run.sequence.reason == 'the controller has been silent for 11 s'
+
+
+def test_abort_counts_only_once_the_controller_has_been_heard_after_it() -> None:
+    run = Run(maximum_aborts=1)
+    command = run.advance()
+    assert command is not None
+    run.silent_since = run.clock.now()
+    run.clock.time_s += 0.1
+    run.execute(command, abort_at=-1)
+    run.clock.time_s += 2.0
+    assert run.advance() is None and run.sequence.phase == Phase.LEARNING
+    run.silent_since = None
+    run.advance()
+    assert run.sequence.phase == Phase.FAILED
+
+
+def test_evaluation_in_between_takes_the_newest_policy_and_learning_goes_on() -> None:
+    run = Run(motion_time_s=60.0)
+    command = run.advance()
+    assert command is not None
+    assert run.sequence.evaluate() == ''
+    assert 'going on already' in run.sequence.evaluate()
+    assert run.advance() is None          # not before the episode is over
+    run.execute(command)
+    wall_s = run.collector.wall_time_s(run.clock.now())
+    for version in (Version(1, 7), Version(1, 8)):
+        judged = run.advance()
+        assert judged is not None and judged.mode == Mode.EVALUATION
+        assert judged.policy_version == NO_VERSION and run.sequence.phase == Phase.LEARNING
+        assert 'evaluating in between' in run.sequence.reason
+        run.clock.time_s += 5.0
+        run.execute(judged, version=version, at_goal=True)
+    assert run.collector.wall_time_s(run.clock.now()) == wall_s
+    following = run.advance()
+    assert following is not None and following.mode == Mode.LEARNING
+    check, = run.sequence.checks
+    assert str(check).startswith('2 of 2 episodes successful') and '1.7 to 1.8' in str(check)
+    assert check.to_mapping()['success_rate'] == 1.0
+    assert run.sequence.evaluation == [] and run.sequence.reason == ''
+
+
+def test_evaluation_is_refused_where_nothing_is_learned() -> None:
+    assert 'waiting, not learning' in Run().sequence.evaluate()
+    run = Run(live_evaluation_episodes=0)
+    run.advance()
+    assert 'live_evaluation_episodes is 0' in run.sequence.evaluate()
+
+
+def test_collision_ahead_breaks_the_episode_off_and_counts() -> None:
+    run = Run(maximum_aborts=2)
+    for attempt in range(2):
+        command = run.advance()
+        assert command is not None and command.episode == attempt
+        held = run.sequence.broke_off('hand and floor are 5 mm apart', run.clock.now(), 9)
+        assert held is not None and held.kind == CommandKind.HOLD
+        run.collector.commanded(held, run.clock.now())
+        assert run.sequence.broke_off('again', run.clock.now(), 10) is None
+        run.clock.time_s += 1.1
+    run.advance()
+    assert run.sequence.reason == ('2 episodes in a row were aborted: '
+                                   'hand and floor are 5 mm apart')
+
+
+def test_controller_that_takes_no_orders_is_asked_again_until_it_does() -> None:
+    run = Run(maximum_aborts=1)
+    for attempt in range(20):
+        command = run.advance()
+        assert command is not None and command.episode == attempt
+        abort = dataclasses.replace(rig.episode(rig.task(), command, abort_at=-1)[0],
+                                    reason='not now: the controller is not active')
+        run.sequence.took(run.collector.take(abort, run.clock.now()), run.clock.now())
+        assert run.advance() is None and run.sequence.paused
+        assert run.sequence.reason == ('the controller takes no orders: '
+                                       'the controller is not active')
+        run.clock.time_s += 1.1
+    command = run.advance()
+    assert command is not None and run.sequence.paused      # not known yet
+    run.sequence.acted()
+    assert run.advance() is None and not run.sequence.paused and run.sequence.reason == ''
+    assert run.sequence.phase == Phase.LEARNING

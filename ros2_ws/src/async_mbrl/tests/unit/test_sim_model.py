@@ -23,7 +23,7 @@ from async_mbrl.simulation.model import (
 MODEL = load_model(find_model('arm7.xml'))
 ROBOT = arm7.robot()
 KINEMATICS = ToolKinematics(ROBOT.kinematics)
-SITES = arm7.plant().tool_sites
+SITES = ROBOT.tool_sites
 
 
 def test_model_is_the_robot_of_the_configuration():

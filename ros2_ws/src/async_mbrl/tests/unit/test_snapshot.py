@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from async_mbrl.core import snapshot as snapshots
-from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version, checksum, decode, encode
+from async_mbrl.core.snapshot import (
+    HEADER_BYTES,
+    Snapshot,
+    SnapshotError,
+    Version,
+    checksum,
+    decode,
+    encode,
+)
 
 ARCHITECTURE = {'type': 'mlp', 'sizes': [2, 3]}
 SNAPSHOT = Snapshot(
@@ -115,7 +123,10 @@ def test_a_foreign_safetensors_file_is_refused() -> None:
 
 @pytest.mark.parametrize('change', [
     {'version': [1]}, {'version': ['x', 1]}, {'version': [-1, 0]}, {'version': None},
-    {'updates': 'many'}, {'updates': float('inf')}, {'architecture': 3}, {'extra': [1]}])
+    {'version': [2, 7.5]}, {'version': [2**32, 7]}, {'version': [2, 7, 0]}, {'version': '27'},
+    {'updates': 'many'}, {'updates': float('inf')}, {'updates': -1}, {'updates': True},
+    {'trained_on_transitions': 2**64}, {'kind': ['policy']}, {'kind': 'pol\ud800'},
+    {'architecture': 3}, {'extra': [1]}, {'exploration_std': '0.3'}, {'tensors_sha256': None}])
 def test_a_description_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
     data = encode(SNAPSHOT)
     header = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')])
@@ -125,12 +136,16 @@ def test_a_description_that_makes_no_sense_is_refused(change: dict[str, Any]) ->
                                       metadata={'async_mbrl': json.dumps(about)}))
 
 
-def test_sizes_that_no_snapshot_has_are_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_that_no_snapshot_has_are_refused_unread() -> None:
     with pytest.raises(SnapshotError, match='header is longer'):
         decode((2**62).to_bytes(8, 'little') + b'{}')
-    monkeypatch.setattr(snapshots, 'MAXIMUM_BYTES', 100)
     with pytest.raises(SnapshotError, match='more than 100'):
-        decode(encode(SNAPSHOT))
+        decode(encode(SNAPSHOT), maximum_bytes=100)
+    long = b'{' + b' ' * HEADER_BYTES + b'}'
+    with pytest.raises(SnapshotError, match='its header has'):
+        decode(len(long).to_bytes(8, 'little') + long)
+    with pytest.raises(SnapshotError, match='keep its extra short'):
+        encode(dataclasses.replace(SNAPSHOT, extra={'note': 'x' * HEADER_BYTES}))
 
 
 def test_a_restarted_learner_is_newer() -> None:

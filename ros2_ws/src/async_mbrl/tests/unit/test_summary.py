@@ -89,7 +89,7 @@ def test_empty_run_has_all_keys_and_invents_nothing() -> None:
         assert {name: summary[key][field][name] for name in names} == dict.fromkeys(names)
     assert summary['data_time_ratio'] is None and summary['transitions']['lost'] is None
     assert summary['safety']['limit_violations_sent'] is None
-    assert summary['evaluation'] == {'offline': None, 'live': None}
+    assert summary['evaluation'] == {'offline': None, 'live': None, 'in_between': []}
 
 
 def test_summary_of_a_run() -> None:
