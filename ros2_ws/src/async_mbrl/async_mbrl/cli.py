@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from async_mbrl.bringup.arguments import ARGUMENTS, Argument, parse_request
+from async_mbrl.bringup.arguments import (
+    ARGUMENTS,
+    PLACES,
+    Argument,
+    RunRequest,
+    parse_request,
+)
 from async_mbrl.core.config import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         'up', help='start the whole graph, learn, evaluate, report', epilog=_STATUS,
         description='Start the whole graph, show how it learns, then evaluate and report.',
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    up.add_argument('where', choices=('sim', 'real'), help='simulation, or a real arm')
+    up.add_argument('where', choices=PLACES, help='simulation, or a real arm, which gets no '
+                    'commands unless --no-dry-run is given')
     for argument in ARGUMENTS:
         _add(up, argument)
     up.add_argument('--episodes', type=_at_least_one, default=200, metavar='N',
@@ -62,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument('--no-video', action='store_true',
                     help='make no animation of before and after')
     up.set_defaults(run=_up)
+
+    use = _on_run(commands, 'run', _use,
+                  'act with what a run has learned, towards goals from the topic goal')
+    use.add_argument('--where', choices=PLACES, default='sim',
+                     help='simulation, or a real arm (default: sim)')
+    _add_dry_run(use)
+    use.add_argument('--no-view', action='store_true',
+                     help='print plain lines instead of a live view')
 
     evaluate = _on_run(commands, 'evaluate', _evaluate,
                        'judge the policy of a run on fresh goals, faster than real time')
@@ -92,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
+    if argument.name == 'dry_run':
+        _add_dry_run(parser)
+        return
     if argument.name == 'set':
         parser.add_argument('--set', action='append', metavar='KEY=VALUE',
                             help=argument.doc.replace(', separated by ";"', '') + ' May be '
@@ -101,6 +120,12 @@ def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
     metavar = {int: 'N', float: 'X'}.get(argument.kind, 'NAME')
     parser.add_argument(argument.flag, metavar='DIR' if argument.name == 'run_dir' else metavar,
                         help=argument.doc.replace('%', '%%') + told)
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--dry-run', action=argparse.BooleanOptionalAction, default=None,
+                        help='everything runs, but nothing is sent to the arm; --no-dry-run lets a '
+                        'real arm move (default: dry with a real arm only)')
 
 
 def _on_run(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str,
@@ -130,17 +155,22 @@ def _open(options: argparse.Namespace) -> tuple[RunFolder, Composition]:
 
 
 def _up(options: argparse.Namespace) -> int:
-    if options.where == 'real':
-        raise ConfigError('up real: real arms are not supported by this version, it moves '
-                          'simulated ones only; use: async-mbrl up sim')
     given = {argument.name: getattr(options, argument.name) for argument in ARGUMENTS
-             if argument.name != 'set'}
+             if argument.name not in ('set', 'dry_run')}
     given['set'] = ';'.join(options.set) if options.set else None
-    request = parse_request(given)
+    given['where'] = options.where
+    request = replace(parse_request(given), dry_run=options.dry_run)
     from async_mbrl.bringup.up import UpOptions, up
 
     return up(request, UpOptions(view=not options.no_view, video=not options.no_video,
                                  episodes=options.episodes), Path.cwd())
+
+
+def _use(options: argparse.Namespace) -> int:
+    from async_mbrl.bringup.up import UpOptions, up
+
+    return up(RunRequest(where=options.where, dry_run=options.dry_run),
+              UpOptions(view=not options.no_view), Path.cwd(), options.run_dir)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ Watch it with ``async-mbrl monitor``; afterwards ``async-mbrl evaluate`` and ``a
 
 from launch import LaunchDescription
 
-from async_mbrl.bringup.launching import simulation
+from async_mbrl.bringup.launching import SIM, graph
 from async_mbrl.bringup.resources import share_folder
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription(simulation(share_folder()))
+    return LaunchDescription(graph(SIM, share_folder()))

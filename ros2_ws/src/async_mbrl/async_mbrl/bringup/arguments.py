@@ -10,6 +10,9 @@ from async_mbrl.core.config import ConfigError
 SCHEDULES = ('async',)
 """Schedules that this version runs."""
 
+PLACES = ('sim', 'real')
+"""Where the arm is: in the simulation, or in the room."""
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -20,7 +23,8 @@ class Argument:
         kind: type of its value.
         default: value if none is given.
         doc: meaning, with unit.
-        catalogue: what it is chosen from: ``robots``, ``tasks``, ``algorithms``, ``schedules``.
+        catalogue: what it is chosen from: ``tasks``, ``algorithms``, ``schedules``, ``places``,
+            ``switch``.
     """
 
     name: str
@@ -37,7 +41,8 @@ class Argument:
 
 ARGUMENTS = (
     Argument('task', str, 'reach', 'What is learned.', 'tasks'),
-    Argument('robot', str, 'arm7', 'The arm that learns it.', 'robots'),
+    Argument('robot', str, 'arm7', 'The arm that learns it: its name in config/robots of the '
+             'package, or the path of a YAML file like those.'),
     Argument('algorithm', str, 'me_ppo', 'How the policy is improved.', 'algorithms'),
     Argument('schedule', str, 'async', 'How collecting and learning take turns.', 'schedules'),
     Argument('seed', int, '0', 'Seed of everything random in the run, at least 0.'),
@@ -47,16 +52,25 @@ ARGUMENTS = (
              'Folder of the run; one that exists is resumed. Empty: runs/<time>-<task>.'),
     Argument('real_time_factor', float, '1.0',
              'Seconds of robot time in a second, simulation only; other than 1 with /clock.'),
+    Argument('dry_run', bool, '',
+             'Everything runs, but nothing is sent to the arm. Empty: true with a real arm, false '
+             'in simulation. false with a real arm makes it move.', 'switch'),
     Argument('set', str, '',
              'Changes of the configuration, separated by ";": key.path=value, for example '
              'task.success_rate=0.9.'),
 )
+"""Those of a run, wherever the arm is."""
+
+WHERE = Argument('where', str, 'real', 'Whether the arm is real, or simulated on the robot PC.',
+                 'places')
+"""Told apart by its own argument where one launch file serves both."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
     """What was asked for; None where nothing was given."""
 
+    where: str = 'sim'
     task: str | None = None
     robot: str | None = None
     algorithm: str | None = None
@@ -65,12 +79,13 @@ class RunRequest:
     motion_time: float | None = None
     run_dir: str | None = None
     real_time_factor: float | None = None
+    dry_run: bool | None = None
     set: tuple[str, ...] = ()
 
 
 def default(name: str) -> str:
     """Give the default of an argument as text."""
-    return next(argument.default for argument in ARGUMENTS if argument.name == name)
+    return next(argument.default for argument in (*ARGUMENTS, WHERE) if argument.name == name)
 
 
 def parse_request(given: Mapping[str, str | None]) -> RunRequest:
@@ -83,7 +98,7 @@ def parse_request(given: Mapping[str, str | None]) -> RunRequest:
         ConfigError: an argument that does not exist, or a text that is not of its type.
     """
     values: dict[str, object] = {}
-    table = {argument.name: argument for argument in ARGUMENTS}
+    table = {argument.name: argument for argument in (*ARGUMENTS, WHERE)}
     for name, text in given.items():
         if name not in table:
             raise ConfigError(f'{name}: unknown argument; there are: {", ".join(table)}')
@@ -91,6 +106,11 @@ def parse_request(given: Mapping[str, str | None]) -> RunRequest:
             continue
         if name == 'set':
             values[name] = tuple(part.strip() for part in text.split(';') if part.strip())
+            continue
+        if table[name].kind is bool:
+            if text not in ('true', 'false'):
+                raise ConfigError(f'{name}: expected true or false, got {text!r}')
+            values[name] = text == 'true'
             continue
         try:
             values[name] = table[name].kind(text)

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from async_mbrl.bringup import resources
-from async_mbrl.bringup.arguments import SCHEDULES, RunRequest, default
+from async_mbrl.bringup.arguments import PLACES, SCHEDULES, RunRequest, default
 from async_mbrl.collection.collector import CollectionConfig
 from async_mbrl.control.settings import ControllerSettings
 from async_mbrl.control.watchdog import GuardSettings
-from async_mbrl.core.config import ConfigError, load, read_yaml, to_mapping
+from async_mbrl.core.config import ConfigError, load, parse_yaml, read_yaml, to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunSettings
@@ -31,14 +31,21 @@ from async_mbrl.tasks import TaskConfig, make_task
 SECTIONS = ('run', 'robot', 'plant', 'task', 'collection', 'controller', 'guard', 'model',
             'network', 'exploration', 'improvement')
 
+FAULT_PATIENCE_S = 600.0
+"""Time that a run on a real arm waits for somebody to clear a fault, if nothing else is said."""
+
 
 @dataclass(frozen=True)
 class Composition:
-    """Configuration of every part of a run, each checked, and together found to fit."""
+    """Configuration of every part of a run, each checked, and together found to fit.
+
+    Without ``plant`` the robot cannot be simulated. ``tightened`` says which limits of the robot
+    were tightened by a URDF when this was composed.
+    """
 
     run: RunSettings
     robot: RobotConfig
-    plant: PlantConfig
+    plant: PlantConfig | None
     task: TaskConfig
     collection: CollectionConfig
     controller: ControllerSettings
@@ -48,12 +55,15 @@ class Composition:
     exploration: ExplorationConfig
     improvement: Any
     schedule: str = 'async'
+    where: str = 'sim'
+    tightened: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def to_mapping(self) -> dict[str, Any]:
         """Give nested dicts and lists, as they stand in the ``config.yaml`` of a run."""
-        mapping: dict[str, Any] = {'schedule': self.schedule}
+        mapping: dict[str, Any] = {'schedule': self.schedule, 'where': self.where}
         for section in SECTIONS:
-            mapping[section] = to_mapping(getattr(self, section))
+            part = getattr(self, section)
+            mapping[section] = None if part is None else to_mapping(part)
         return mapping
 
     def to_yaml(self) -> str:
@@ -74,14 +84,18 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
         ConfigError: anything that does not exist, is not known, is missing, is of the wrong type
             or range, or does not fit together.
     """
-    robot = _choose('robot', request.robot, resources.robots(share))
+    robot = default('robot') if request.robot is None else request.robot
+    robot_file = resources.robot_file(share, robot)
+    if robot_file is None:
+        raise ConfigError(f'robot: no robot {robot!r}; this version has: '
+                          f'{", ".join(resources.robots(share))}; or give the path of a YAML file')
     task = _choose('task', request.task, resources.tasks(share))
     algorithm = _choose('algorithm', request.algorithm, resources.algorithms(share))
     schedule = _choose('schedule', request.schedule, SCHEDULES)
-    motion_time = request.motion_time
+    where = _choose('where', request.where, PLACES)
     files = {
-        'robot': share / 'config' / 'robots' / f'{robot}.yaml',
-        'plant': share / 'config' / 'robots' / f'{robot}.sim.yaml',
+        'robot': robot_file,
+        'plant': robot_file.with_suffix('.sim.yaml'),
         'task': share / 'config' / 'tasks' / f'{task}.yaml',
     }
     algorithm_file = share / 'config' / 'algorithms' / f'{algorithm}.yaml'
@@ -91,13 +105,25 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
             else request.seed, 'algorithm': algorithm,
             'real_time_factor': float(default('real_time_factor'))
             if request.real_time_factor is None else request.real_time_factor},
-        'collection': {'motion_time_s': float(default('motion_time')) if motion_time is None
-                       else motion_time},
+        'collection': {'motion_time_s': float(default('motion_time'))
+                       if request.motion_time is None else request.motion_time},
         'controller': {},
         'guard': {},
     }
+    _place(mapping, where, request.dry_run)
+    if where == 'real' and not files['plant'].exists():
+        mapping['plant'] = None
+        del files['plant']
     for section, file in files.items():
         mapping[section] = read_yaml(file)
+    own = robot_file.parent != share / 'config' / 'robots'
+    if own:
+        _find_own_model(mapping['robot'], robot_file)
+    ranges = (robot_file.parent if own else share / 'config' / 'tasks') / (
+        f'{task}.{robot_file.stem}.yaml')
+    if ranges.exists():
+        mapping['task'].update(read_yaml(ranges))
+        files['task'] = ranges
     parts = read_yaml(algorithm_file)
     known = ('model', 'network', 'exploration', 'improvement')
     for section in parts:
@@ -112,7 +138,62 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
     overridden = override(mapping, request.set)
     origin = {section: str(file) for section, file in files.items() if section not in overridden}
     _add_kinematics(mapping, origin)
-    return _checked(mapping, schedule, origin)
+    return _checked(mapping, schedule, where, origin)
+
+
+def compose_use(source: Composition, root: Path, request: RunRequest,
+                run_dir: Path) -> Composition:
+    """Build the configuration of a run that uses what another one has learned.
+
+    Args:
+        source: configuration of the other run.
+        root: its folder.
+        request: where to use it, and whether to send commands.
+        run_dir: folder that the run will have.
+
+    Raises:
+        ConfigError: the other run has nothing to be used there.
+    """
+    where = _choose('where', request.where, PLACES)
+    if source.run.mode == 'use':
+        raise ConfigError(f'{root}: this run has learned nothing, it uses '
+                          f'{source.run.policy_from}; name that one')
+    if source.run.dry_run:
+        raise ConfigError(f'{root}: this was a dry run, its policy comes from an arm that did not '
+                          'move; learn with --no-dry-run, or in simulation, and name that run')
+    if where == 'sim' and source.plant is None:
+        raise ConfigError(f'{root}: robot {source.robot.name} cannot be simulated, it has no '
+                          f'{source.robot.name}.sim.yaml; use it with --where real')
+    mapping = source.to_mapping()
+    mapping['run'].update(mode='use', policy_from=str(root), run_dir=str(run_dir))
+    mapping['collection']['learners'] = ['policy_learner']
+    if where == 'real':
+        mapping['run']['real_time_factor'] = 1.0
+    _place(mapping, where, request.dry_run)
+    return _checked(mapping, source.schedule, where, {})
+
+
+def _find_own_model(robot: dict[str, Any], file: Path) -> None:
+    """Let the model and the name of a robot outside the package go by its file, in place.
+
+    Raises:
+        ConfigError: the robot has another name than its file.
+    """
+    if robot.get('name') != file.stem:
+        raise ConfigError(f'robot.name: {robot.get("name")!r}, but its file is {file}; give both '
+                          'the same name')
+    beside = file.parent / str(robot.get('model', ''))
+    if beside.is_file():
+        robot['model'] = str(beside)
+
+
+def _place(mapping: dict[str, Any], where: str, dry_run: bool | None) -> None:
+    """Put in what differs between simulation and a real arm, in place."""
+    real = where == 'real'
+    mapping['run']['dry_run'] = real if dry_run is None else dry_run
+    mapping['guard']['latch'] = real
+    if real:
+        mapping['collection']['fault_patience_s'] = FAULT_PATIENCE_S
 
 
 def recompose(mapping: Mapping[str, Any], source: Path) -> Composition:
@@ -126,15 +207,16 @@ def recompose(mapping: Mapping[str, Any], source: Path) -> Composition:
         ConfigError: it does not fit.
     """
     for section in mapping:
-        if section not in (*SECTIONS, 'schedule'):
+        if section not in (*SECTIONS, 'schedule', 'where'):
             raise ConfigError(f'{section}: unknown key (in {source}); known here: '
                               f'{", ".join(SECTIONS)}')
-    for section in SECTIONS:
+    for section in (*SECTIONS, 'where'):
         if section not in mapping:
             raise ConfigError(f'{section}: missing (in {source}); this is not the configuration '
                               'of a run of this version')
     schedule = _choose('schedule', mapping.get('schedule'), SCHEDULES)
-    return _checked(mapping, schedule, dict.fromkeys(SECTIONS, str(source)))
+    where = _choose('where', mapping['where'], PLACES)
+    return _checked(mapping, schedule, where, dict.fromkeys(SECTIONS, str(source)))
 
 
 def override(mapping: dict[str, Any], changes: Sequence[str]) -> set[str]:
@@ -155,10 +237,13 @@ def override(mapping: dict[str, Any], changes: Sequence[str]) -> set[str]:
             raise ConfigError(f'{key.strip()}: unknown key; keys begin with one of: '
                               f'{", ".join(SECTIONS)}')
         try:
-            value = _plain(yaml.safe_load(text))
-        except yaml.YAMLError:
+            value = _plain(parse_yaml(text))
+        except ConfigError:
             raise ConfigError(f'{key.strip()}: {text!r} is not a value') from None
         node = mapping[section]
+        if node is None:
+            raise ConfigError(f'{key.strip()}: this robot has no {section}; there is no file for '
+                              'it')
         for name in path[:-1]:
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
@@ -192,25 +277,31 @@ def _load(cls: type[Any], mapping: Mapping[str, Any], section: str,
     try:
         return load(cls, mapping[section], section)
     except ConfigError as error:
-        where = f' (in {origin[section]})' if section in origin else ''
-        raise ConfigError(f'{error}{where}') from None
+        raise ConfigError(f'{error}{_origin(section, origin)}') from None
 
 
 def _add_kinematics(mapping: dict[str, Any], origin: Mapping[str, str]) -> None:
-    """Fill in the kinematics of the robot from the model of the simulation."""
-    from async_mbrl.simulation.model import find_model, kinematics_from_model, load_model
+    """Fill in the kinematics of the robot from its model.
+
+    Raises:
+        ConfigError: the model does not exist, or is not that of the robot.
+    """
+    from async_mbrl.simulation.model import robot_kinematics
 
     robot = mapping['robot']
-    names = robot.get('joint_names')
-    if 'kinematics' in robot or not isinstance(names, list):
+    # What is missing or of the wrong type is told when the section is loaded.
+    if 'kinematics' in robot or not (isinstance(robot.get('joint_names'), list)
+                                     and isinstance(robot.get('model'), str)):
         return
-    model = load_model(find_model(robot['model']))
-    robot['kinematics'] = to_mapping(
-        kinematics_from_model(model, tuple(names), tuple(robot.get('tool_sites', ()))))
+    try:
+        robot['kinematics'] = to_mapping(robot_kinematics(robot))
+    except ConfigError as error:
+        raise ConfigError(f'robot.{error}{_origin("robot", origin)}') from None
 
 
-def _checked(mapping: Mapping[str, Any], schedule: str, origin: Mapping[str, str]) -> Composition:
-    from async_mbrl.simulation.model import check_model, find_model, load_model
+def _checked(mapping: Mapping[str, Any], schedule: str, where: str,
+             origin: Mapping[str, str]) -> Composition:
+    from async_mbrl.simulation.model import find_model, is_urdf, load_plant
 
     run = _load(RunSettings, mapping, 'run', origin)
     if run.algorithm not in IMPROVEMENTS:
@@ -219,7 +310,7 @@ def _checked(mapping: Mapping[str, Any], schedule: str, origin: Mapping[str, str
     composition = Composition(
         run=run,
         robot=_load(RobotConfig, mapping, 'robot', origin),
-        plant=_load(PlantConfig, mapping, 'plant', origin),
+        plant=None if mapping['plant'] is None else _load(PlantConfig, mapping, 'plant', origin),
         task=_load(TaskConfig, mapping, 'task', origin),
         collection=_load(CollectionConfig, mapping, 'collection', origin),
         controller=_load(ControllerSettings, mapping, 'controller', origin),
@@ -228,20 +319,30 @@ def _checked(mapping: Mapping[str, Any], schedule: str, origin: Mapping[str, str
         network=_load(PolicyNetworkConfig, mapping, 'network', origin),
         exploration=_load(ExplorationConfig, mapping, 'exploration', origin),
         improvement=_load(IMPROVEMENTS[run.algorithm], mapping, 'improvement', origin),
-        schedule=schedule)
+        schedule=schedule, where=where)
+    if where == 'sim' and composition.plant is None:
+        raise ConfigError('plant: missing; a robot without it cannot be simulated')
+    if where == 'real' and run.real_time_factor != 1.0:
+        raise ConfigError(f'real_time_factor: {run.real_time_factor}, but a real arm keeps to the '
+                          'clock; leave it 1')
     make_task(composition.task, composition.robot)
     try:
         check_network(composition.improvement, composition.network)
     except ConfigError as error:
-        where = f' (in {origin["network"]})' if 'network' in origin else ''
-        raise ConfigError(f'{error}{where}') from None
-    model = load_model(find_model(composition.robot.model))
-    try:
-        check_model(model, composition.robot)
-    except ConfigError as error:
-        where = f' (in {origin["robot"]})' if 'robot' in origin else ''
-        raise ConfigError(f'robot.{error}{where}') from None
+        raise ConfigError(f'{error}{_origin("network", origin)}') from None
+    path = find_model(composition.robot.model)
+    if is_urdf(path):
+        composition = with_urdf(composition, path.read_text(), str(path))
+    if composition.plant is not None:
+        try:
+            load_plant(composition.robot)
+        except ConfigError as error:
+            raise ConfigError(f'robot.{error}{_origin("robot", origin)}') from None
     return composition
+
+
+def _origin(section: str, origin: Mapping[str, str]) -> str:
+    return f' (in {origin[section]})' if section in origin else ''
 
 
 def with_run(composition: Composition, run_dir: Path, motion_time_s: float) -> Composition:
@@ -250,3 +351,30 @@ def with_run(composition: Composition, run_dir: Path, motion_time_s: float) -> C
         composition,
         run=dataclasses.replace(composition.run, run_dir=str(run_dir)),
         collection=dataclasses.replace(composition.collection, motion_time_s=motion_time_s))
+
+
+def with_urdf(composition: Composition, description: str, source: str) -> Composition:
+    """Tighten the limits of the robot by those of a URDF; they are never loosened.
+
+    Args:
+        composition: the configuration.
+        description: text of the URDF.
+        source: where it comes from, for error messages.
+
+    Raises:
+        ConfigError: it is no URDF, or what is left does not fit the robot or the task.
+    """
+    from async_mbrl.core.urdf import joint_limits, parse, tighten
+
+    robot = composition.robot
+    try:
+        limits, changes = tighten(robot.limits, robot.joint_names,
+                                  joint_limits(parse(description)))
+        if not changes:
+            return composition
+        robot = dataclasses.replace(robot, limits=limits)
+        make_task(composition.task, robot)
+    except ConfigError as error:
+        raise ConfigError(f'robot: {error} (limits of {source})') from None
+    return dataclasses.replace(composition, robot=robot,
+                               tightened=(*composition.tightened, *changes))

@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from async_mbrl.bringup.graph import NODES
+from async_mbrl.bringup.graph import LEARNERS, NODES, ROBOT
 from async_mbrl.core.config import ConfigError
 
 DISCOVERY_S = 1.5
@@ -22,9 +22,14 @@ class DomainClaim:
     of others are found by discovery.
     """
 
-    def __init__(self) -> None:
-        """Claim nothing yet."""
-        self._lock: int | None = None
+    def __init__(self, names: tuple[str, ...] = NODES) -> None:
+        """Claim nothing yet.
+
+        Args:
+            names: nodes that there may be only once; those of the other machine may run already.
+        """
+        self._names = names
+        self._locks: list[int] = []
 
     def claim(self) -> None:
         """Make sure that nobody runs a graph in the domain, now or while this claim stands.
@@ -35,32 +40,38 @@ class DomainClaim:
         from async_mbrl.ros.monitor import Monitor
 
         domain = os.environ.get('ROS_DOMAIN_ID') or '0'
-        path = _lock_file(domain)
-        with contextlib.suppress(OSError):   # no place for it: discovery is what is left
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if self._lock is not None:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self.close()
-                raise _taken(domain, f'its lock is {path}') from None
+        for part, names in (('robot', ROBOT), ('learners', LEARNERS)):
+            if set(names) & set(self._names):
+                self._lock(domain, part)
         with contextlib.closing(Monitor()) as monitor:
-            others = monitor.present(NODES, DISCOVERY_S)
+            others = monitor.present(self._names, DISCOVERY_S)
         if others:
             self.close()
             raise _taken(domain, ', '.join(others))
 
     def close(self) -> None:
         """Give the domain free."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        while self._locks:
+            os.close(self._locks.pop())
+
+    def _lock(self, domain: str, part: str) -> None:
+        path = _lock_file(domain, part)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return      # no place for it: discovery is what is left
+        self._locks.append(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise _taken(domain, f'its lock is {path}') from None
 
 
-def _lock_file(domain: str) -> Path:
+def _lock_file(domain: str, part: str) -> Path:
     # Of this user alone: in a shared folder, the file of another user could not be opened.
     folder = os.environ.get('XDG_RUNTIME_DIR') or tempfile.gettempdir()
-    return Path(folder) / f'async_mbrl_domain_{domain}_{os.getuid()}.lock'
+    return Path(folder) / f'async_mbrl_domain_{domain}_{part}_{os.getuid()}.lock'
 
 
 def _taken(domain: str, how: str) -> ConfigError:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from async_mbrl.bringup.arguments import RunRequest, default
-from async_mbrl.bringup.compose import Composition, compose, recompose, with_run
+from async_mbrl.bringup.compose import (
+    Composition,
+    compose,
+    compose_use,
+    recompose,
+    with_run,
+    with_urdf,
+)
 from async_mbrl.core.config import ConfigError, look_up, read_yaml
 from async_mbrl.core.files import link_atomically, write_atomically
+from async_mbrl.core.network import policy_architecture
 from async_mbrl.core.run import RunFolder
+from async_mbrl.core.snapshot import architecture_hash
+from async_mbrl.reporting.outcome import read_snapshot
+from async_mbrl.tasks import make_task
 
 RUNS = 'runs'
 
 _IDENTITY = {'task': 'task.name', 'robot': 'robot.name', 'algorithm': 'run.algorithm',
-             'schedule': 'schedule', 'seed': 'run.seed',
-             'real_time_factor': 'run.real_time_factor'}
+             'schedule': 'schedule', 'seed': 'run.seed', 'where': 'where',
+             'dry_run': 'run.dry_run', 'real_time_factor': 'run.real_time_factor'}
 """What a run keeps for life: argument, and key in ``config.yaml``."""
 
 
@@ -34,7 +45,8 @@ class OpenRun:
 
 
 def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
-             check: Callable[[], None] = lambda: None) -> OpenRun:
+             check: Callable[[], None] = lambda: None,
+             description: Callable[[], str | None] = lambda: None) -> OpenRun:
     """Check the configuration, then make the folder of a new run or open that of an old one.
 
     Args:
@@ -43,6 +55,8 @@ def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
         working: folder in which ``runs/`` lies.
         now: date and time, for the name of a new folder.
         check: called when the configuration is found good, before anything is written; may raise.
+        description: called then, for a real arm: gives the URDF that its driver publishes, None
+            if it does not. It tightens the limits of the robot.
 
     Raises:
         ConfigError: the configuration does not fit, the folder is that of another run, is in use,
@@ -57,7 +71,39 @@ def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
             raise ConfigError(f'run_dir: {root} exists, but is not the folder of a run (it has no '
                               'config.yaml); name another one')
         composition = compose(request, share, root)
+    return _open(composition, root, existing, working, check, description)
+
+
+def open_use(request: RunRequest, source: Path, working: Path, now: datetime,
+             check: Callable[[], None] = lambda: None,
+             description: Callable[[], str | None] = lambda: None) -> OpenRun:
+    """Make the folder of a run that uses what the run in ``source`` has learned.
+
+    Arguments are those of :func:`open_run`.
+
+    Raises:
+        ConfigError: the other run has no policy that can be used, goes on, or the new folder
+            cannot be written.
+    """
+    learned = read_run(source)
+    require_idle(source)
+    root = _root(replace(request, task=learned.task.name, run_dir=None), working, now, '-use')
+    composition = compose_use(learned, source.resolve(), request, root)
+    policy = RunFolder(source.resolve()).policy
+    snapshot = read_snapshot(policy)
+    expected = policy_architecture(composition.network,
+                                   make_task(composition.task, composition.robot))
+    if architecture_hash(snapshot.architecture) != architecture_hash(expected):
+        raise ConfigError(f'{policy}: not a policy for the robot, task and network of '
+                          f'{source / "config.yaml"}; name a run whose files were left alone')
+    return _open(composition, root, False, working, check, description)
+
+
+def _open(composition: Composition, root: Path, existing: bool, working: Path,
+          check: Callable[[], None], description: Callable[[], str | None]) -> OpenRun:
     check()
+    if composition.where == 'real' and (urdf := description()) is not None:
+        composition = with_urdf(composition, urdf, 'robot_description')
     folder = RunFolder(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -79,8 +125,16 @@ def resume(request: RunRequest, root: Path) -> Composition:
     """
     source = root / 'config.yaml'
     mapping = read_yaml(source)
+    if look_up(mapping, 'run.mode') == 'use':
+        raise ConfigError(f'run_dir: {root} is a run that used a policy, it cannot be resumed; '
+                          f'use the policy again with: async-mbrl run '
+                          f'{look_up(mapping, "run.policy_from")}')
+    if request.dry_run is None:     # to move a real arm is said anew each time
+        request = replace(request, dry_run=request.where == 'real')
     for name, path in _IDENTITY.items():
         asked, found = getattr(request, name), look_up(mapping, path)
+        if name == 'robot' and asked is not None:
+            asked = Path(asked).stem if asked.endswith('.yaml') else asked
         if asked is not None and asked != found:
             raise ConfigError(f'run_dir: {root} is a run with {name} {found}, but {name} {asked} '
                               'was asked for; name another folder, or ask for the same')
@@ -95,6 +149,28 @@ def resume(request: RunRequest, root: Path) -> Composition:
                               f'of {root}; a run can only be extended')
         motion_time = request.motion_time
     return with_run(composition, root, motion_time)
+
+
+def start_lines(run: OpenRun) -> list[str]:
+    """Say what begins, whether the arm will move, and which limits a URDF has tightened."""
+    composition = run.composition
+    robot = composition.robot.name
+    if composition.run.mode == 'use':
+        lines = [f'new run in {run.folder.root}: {robot} uses what was learned in '
+                 f'{composition.run.policy_from}; publish goals on the topic goal']
+    else:
+        what = 'resuming' if run.resumed else 'new run'
+        lines = [f'{what} in {run.folder.root}: {robot} learns {composition.task.name} with '
+                 f'{composition.run.algorithm}, seed {composition.run.seed}, '
+                 f'{composition.collection.motion_time_s:.0f} s of motion']
+    if composition.tightened:
+        lines.append(f'limits tightened by the URDF: {"; ".join(composition.tightened)}')
+    if composition.run.dry_run:
+        lines.append('DRY RUN: nothing is sent to the arm')
+    elif composition.where == 'real':
+        lines.append(f'THE ARM WILL MOVE: commands go to {composition.robot.commands_topic}; keep '
+                     'clear of it, and the emergency stop at hand')
+    return lines
 
 
 def read_run(root: Path) -> Composition:
@@ -128,11 +204,11 @@ def require_idle(root: Path) -> None:
                               'ended') from None
 
 
-def _root(request: RunRequest, working: Path, now: datetime) -> Path:
+def _root(request: RunRequest, working: Path, now: datetime, suffix: str = '') -> Path:
     if request.run_dir is not None:
         return (working / Path(request.run_dir).expanduser()).resolve()
     task = request.task or default('task')
-    name = f'{now:%Y%m%d-%H%M%S}-{task}'
+    name = f'{now:%Y%m%d-%H%M%S}-{task}{suffix}'
     root = working.resolve() / RUNS / name
     number = 2
     while root.exists():

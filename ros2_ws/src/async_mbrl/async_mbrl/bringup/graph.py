@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,14 @@ from async_mbrl.bringup.compose import Composition
 from async_mbrl.core.config import to_mapping
 from async_mbrl.core.files import write_atomically
 
-NODES = ('sim_bridge', 'guard', 'controller', 'robot_interface', 'model_learner', 'policy_learner')
-"""Names of the nodes of a run in simulation."""
+ROBOT = ('sim_bridge', 'guard', 'controller', 'robot_interface')
+"""Nodes that belong to the arm, on the robot PC; sim_bridge only where the arm is simulated."""
+
+LEARNERS = ('model_learner', 'policy_learner')
+"""Nodes that learn; on a workstation, if there are two machines."""
+
+NODES = (*ROBOT, *LEARNERS)
+"""Names of all nodes that a run may have."""
 
 ONE_THREAD = dict.fromkeys(
     ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMEXPR_NUM_THREADS'), '1')
@@ -46,19 +52,24 @@ class NodeDescription:
     env: Mapping[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
 
 
-def describe(composition: Composition) -> tuple[NodeDescription, ...]:
-    """List the nodes of a run in simulation, in the order in which they are started.
+def describe(composition: Composition,
+             names: Sequence[str] = NODES) -> tuple[NodeDescription, ...]:
+    """List the nodes of a run, in the order in which they are started.
 
     The driver comes first and is stopped last, so that the arm is held from beginning to end. The
     learners lower the priority of their computing threads themselves; the threads that receive
     keep theirs, so that transitions are taken in at once.
+
+    Args:
+        composition: configuration of the run. A real arm has a driver of its own, and a policy
+            that is only used needs no model.
+        names: those that run on this machine.
     """
     shared = {'run': to_mapping(composition.run), 'robot': to_mapping(composition.robot)}
     if composition.run.real_time_factor != 1.0:
         shared['use_sim_time'] = True  # type: ignore[assignment]
-    parts = {name: to_mapping(getattr(composition, name)) for name in (
-        'plant', 'task', 'collection', 'controller', 'guard', 'model', 'network', 'exploration',
-        'improvement')}
+    parts = {section: mapping for section, mapping in composition.to_mapping().items()
+             if section not in shared}
 
     def node(name: str, *sections: str, required: bool = True, stop_stage: int) -> NodeDescription:
         return NodeDescription(
@@ -66,15 +77,18 @@ def describe(composition: Composition) -> tuple[NodeDescription, ...]:
             parameters={**shared, **{section: parts[section] for section in sections}},
             required=required, respawn=not required, stop_stage=stop_stage)
 
-    return (
-        node('sim_bridge', 'plant', stop_stage=3),
+    listed = [
         node('guard', 'guard', stop_stage=2),
-        node('controller', 'task', 'network', 'controller', stop_stage=1),
+        node('controller', 'task', 'network', 'controller', 'guard', stop_stage=1),
         node('robot_interface', 'task', 'collection', stop_stage=0),
-        node('model_learner', 'task', 'model', required=False, stop_stage=0),
         node('policy_learner', 'task', 'model', 'network', 'exploration', 'improvement',
              required=False, stop_stage=0),
-    )
+    ]
+    if composition.run.mode == 'learn':
+        listed.insert(3, node('model_learner', 'task', 'model', required=False, stop_stage=0))
+    if composition.where == 'sim':
+        listed.insert(0, node('sim_bridge', 'plant', stop_stage=3))
+    return tuple(item for item in listed if item.name in names)
 
 
 def parameters_yaml(description: NodeDescription) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import os
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,24 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from async_mbrl.bringup import resources
-from async_mbrl.bringup.arguments import ARGUMENTS, SCHEDULES, Argument, parse_request
+from async_mbrl.bringup.arguments import (
+    ARGUMENTS,
+    PLACES,
+    SCHEDULES,
+    WHERE,
+    Argument,
+    parse_request,
+)
 from async_mbrl.bringup.domain import DomainClaim
-from async_mbrl.bringup.folder import OpenRun, open_run
-from async_mbrl.bringup.graph import NodeDescription, describe, write_parameters
+from async_mbrl.bringup.folder import OpenRun, open_run, start_lines
+from async_mbrl.bringup.graph import (
+    LEARNERS,
+    NODES,
+    ROBOT,
+    NodeDescription,
+    describe,
+    write_parameters,
+)
 from async_mbrl.bringup.supervisor import CONFIG_STATUS
 from async_mbrl.core.config import ConfigError
 
@@ -32,52 +48,93 @@ _open_runs: list[tuple[OpenRun, DomainClaim]] = []
 """Keeps the locks of run folder and ROS domain until the launch process ends."""
 
 
-def simulation(share: Path) -> list[Any]:
-    """Give the actions of a launch file that runs a graph in simulation, arguments included."""
+@dataclass(frozen=True)
+class GraphFile:
+    """What a launch file starts.
+
+    Attributes:
+        nodes: names of the nodes, those that the run has.
+        where: ``sim`` or ``real``; None for a file with an argument ``where``.
+        subnet: whether the nodes look for others on other machines, unless the environment says.
+    """
+
+    nodes: tuple[str, ...] = NODES
+    where: str | None = None
+    subnet: bool = False
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """Arguments of the file, each with the default that it has there."""
+        shown = {'real': 'true', 'sim': 'false', None: ''}[self.where]
+        listed = [replace(argument, default=shown) if argument.name == 'dry_run' else argument
+                  for argument in ARGUMENTS
+                  if argument.name != 'real_time_factor' or self.where != 'real']
+        return (*(() if self.where else (WHERE,)), *listed)
+
+
+SIM = GraphFile(where='sim')
+REAL_ARM = GraphFile(where='real')
+ROBOT_PC = GraphFile(nodes=ROBOT, subnet=True)
+WORKSTATION = GraphFile(nodes=LEARNERS, subnet=True)
+
+
+def graph(file: GraphFile, share: Path) -> list[Any]:
+    """Give the actions of a launch file that runs a graph or its part, arguments included."""
     given: set[str] = set()
 
     def note(context: LaunchContext) -> list[Any]:
         """Tell what was given from what is filled in: the declarations come after this."""
-        given.update(argument.name for argument in ARGUMENTS
+        given.update(argument.name for argument in file.arguments
                      if argument.name in context.launch_configurations)
         return []
 
     return [OpaqueFunction(function=note),
-            *(declare(argument, share) for argument in ARGUMENTS),
-            OpaqueFunction(function=start_simulation, args=[given])]
+            *(declare(argument, share) for argument in file.arguments),
+            OpaqueFunction(function=start, args=[file, given])]
 
 
 def declare(argument: Argument, share: Path) -> DeclareLaunchArgument:
     """Give the declaration of an argument, with what it may be chosen from."""
-    catalogues = {'robots': resources.robots, 'tasks': resources.tasks,
-                  'algorithms': resources.algorithms, 'schedules': lambda _: SCHEDULES}
+    catalogues: dict[str, Callable[[Path], Sequence[str]]] = {
+        'tasks': resources.tasks,
+        'algorithms': resources.algorithms, 'schedules': lambda _: SCHEDULES,
+        'places': lambda _: PLACES,
+        'switch': lambda _: ('true', 'false', *(() if argument.default else ('',)))}
     choices = catalogues[argument.catalogue](share) if argument.catalogue else None
     return DeclareLaunchArgument(argument.name, default_value=argument.default,
                                  description=argument.doc, choices=choices)
 
 
-def start_simulation(context: LaunchContext, given: Set[str]) -> list[Any]:
+def start(context: LaunchContext, file: GraphFile, given: Set[str]) -> list[Any]:
     """Open the run that the launch arguments ask for and give the actions that start it.
 
     Args:
         context: of the launch.
+        file: what is started here.
         given: names of the arguments that were given; a resumed run keeps what the others say.
 
     Raises:
         RuntimeError: the configuration does not fit; launch says why and ends with status 1.
     """
-    values = {argument.name: LaunchConfiguration(argument.name).perform(context)
-              if argument.name in given else None for argument in ARGUMENTS}
-    domain = DomainClaim()
+    from async_mbrl.ros.robot_description import robot_description
+
+    values: dict[str, str | None] = {
+        argument.name: LaunchConfiguration(argument.name).perform(context)
+        if argument.name in given else None for argument in file.arguments}
+    # Where the arm is does not depend on what a resumed run says.
+    values['where'] = file.where or LaunchConfiguration('where').perform(context)
+    if file.subnet:
+        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
+    domain = DomainClaim(file.nodes)
     try:
         run = open_run(parse_request(values), resources.share_folder(), Path.cwd(),
-                       datetime.now(), domain.claim)
+                       datetime.now(), domain.claim, robot_description)
     except ConfigError as error:
         raise RuntimeError(str(error)) from None
     _open_runs.append((run, domain))
-    descriptions = describe(run.composition)
+    descriptions = describe(run.composition, file.nodes)
     files = write_parameters(descriptions, run.folder.root / 'params')
-    return [LogInfo(msg=f'run folder: {run.folder.root}'),
+    return [*(LogInfo(msg=line) for line in start_lines(run)),
             *actions(descriptions, files, run.folder.root)]
 
 

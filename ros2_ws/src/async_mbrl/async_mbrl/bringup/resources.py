@@ -44,9 +44,25 @@ def robots(share: Path) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if '.' not in name))
 
 
+def robot_file(share: Path, robot: str) -> Path | None:
+    """Find the file of a robot by its name in the package, or by the path of a YAML file.
+
+    Beside the file of a robot ``<robot>.yaml`` lie ``<robot>.sim.yaml``, if it can be simulated,
+    and for a robot that is not in the package ``<task>.<robot>.yaml``, where it does a task.
+
+    Returns:
+        The file; None if there is neither.
+    """
+    if robot in robots(share):
+        return share / 'config' / 'robots' / f'{robot}.yaml'
+    path = Path(robot).expanduser()
+    return path.resolve() if path.suffix == '.yaml' and path.is_file() else None
+
+
 def tasks(share: Path) -> tuple[str, ...]:
-    """List the tasks described in the package."""
-    return tuple(sorted(path.stem for path in (share / 'config/tasks').glob('*.yaml')))
+    """List the tasks described in the package; ``<task>.<robot>.yaml`` belongs to a task."""
+    names = (path.name.removesuffix('.yaml') for path in (share / 'config/tasks').glob('*.yaml'))
+    return tuple(sorted(name for name in names if '.' not in name))
 
 
 def algorithms(share: Path) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from async_mbrl.bringup.aftermath import Written, written
 from async_mbrl.bringup.arguments import RunRequest
 from async_mbrl.bringup.compose import Composition
 from async_mbrl.bringup.domain import DomainClaim
-from async_mbrl.bringup.folder import OpenRun, open_run
+from async_mbrl.bringup.folder import OpenRun, open_run, open_use, start_lines
 from async_mbrl.bringup.graph import describe, write_parameters
 from async_mbrl.bringup.processes import Launcher
 from async_mbrl.bringup.resources import share_folder
@@ -57,22 +57,37 @@ class UpOptions:
     episodes: int = outcome.EVALUATION_EPISODES
 
 
-def up(request: RunRequest, options: UpOptions, working: Path) -> int:
-    """Run a whole graph in simulation, from opening its folder to its report.
+def up(request: RunRequest, options: UpOptions, working: Path,
+       source: Path | None = None) -> int:
+    """Run a whole graph, from opening its folder to its report.
+
+    Args:
+        request: what was asked for.
+        options: what to do besides.
+        working: folder in which ``runs/`` lies.
+        source: folder of the run whose policy is used; None to learn.
 
     Returns:
-        Exit status: 0 if the offline evaluation met the task's success rate, 3 if it did not, 1 if
-        the run failed, 2 if a node refused its configuration, 130 or 143 if it was interrupted.
+        Exit status: 0 if the evaluation met the task's success rate, or nothing was to be judged,
+        3 if it did not, 1 if the run failed, 2 if a node refused its configuration, 130 or 143 if
+        it was interrupted.
 
     Raises:
         ConfigError: the configuration does not fit; nothing was started.
         OSError: files could not be written, before the nodes were started or after they had ended.
     """
     from async_mbrl.ros.monitor import Monitor
+    from async_mbrl.ros.robot_description import robot_description
 
-    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    if request.where == 'sim':      # the driver of a real arm may run on another machine
+        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     with closing(DomainClaim()) as domain:
-        run = open_run(request, share_folder(), working, datetime.now(), domain.claim)
+        if source is None:
+            run = open_run(request, share_folder(), working, datetime.now(), domain.claim,
+                           robot_description)
+        else:
+            run = open_use(request, source, working, datetime.now(), domain.claim,
+                           robot_description)
         with run.lock:
             before = written(run.folder)
             with closing(Monitor()) as monitor:
@@ -116,7 +131,8 @@ def _run(run: OpenRun, options: UpOptions, monitor: Monitor) -> Supervisor:
             with trouble.noted('terminal'):
                 view.say(message)
 
-        say(_start_line(run))
+        for line in start_lines(run):
+            say(line)
         supervisor = Supervisor(descriptions, launcher, say)
         look_after(supervisor, monitor, state, view, ScalarWriter(run.folder), arrived, trouble)
     if trouble.what and supervisor.status == 0:
@@ -191,14 +207,6 @@ def look_after(supervisor: Supervisor, monitor: Monitor, state: ViewState, view:
             scalars.close()
 
 
-def _start_line(run: OpenRun) -> str:
-    composition = run.composition
-    what = 'resuming' if run.resumed else 'new run'
-    return (f'{what} in {run.folder.root}: {composition.robot.name} learns '
-            f'{composition.task.name} with {composition.run.algorithm}, seed '
-            f'{composition.run.seed}, {composition.collection.motion_time_s:.0f} s of motion')
-
-
 def _finish(run: OpenRun, options: UpOptions, supervisor: Supervisor, before: Written) -> int:
     folder, composition = run.folder, run.composition
     respawns = {item.name: supervisor.respawns[item.name]
@@ -230,10 +238,21 @@ def _finish(run: OpenRun, options: UpOptions, supervisor: Supervisor, before: Wr
         print(f'{said}; {state}; resume it with --run-dir {folder.root}', file=sys.stderr,
               flush=True)
         return status
+    if composition.run.mode == 'use':
+        print(f'its files are in {folder.root}', flush=True)
+        return 0
     from async_mbrl.reporting.closing import close_run  # slow to load, and Ctrl-C is to be quick
 
-    print(f'evaluating {options.episodes} fresh goals offline ...', flush=True)
-    summary = outcome.evaluate_offline(folder, composition, options.episodes)
+    if composition.run.dry_run:
+        close_run(folder, composition, outcome.read_summary(folder), video=False)
+        print('the dry run is complete, nothing was sent; to let the arm move and learn: '
+              '--no-dry-run, in a new folder', flush=True)
+        return 0
+    if composition.plant is None:
+        summary = outcome.read_summary(folder)
+    else:
+        print(f'evaluating {options.episodes} fresh goals offline ...', flush=True)
+        summary = outcome.evaluate_offline(folder, composition, options.episodes)
     close_run(folder, composition, summary, video=options.video)
     return 0 if outcome.succeeded(summary, composition) else STATUS_NOT_LEARNED
 

@@ -35,15 +35,20 @@ def film(folder: RunFolder, composition: Composition,
         Two films (frames, height, width, 3), uint8, of equal length.
 
     Raises:
-        AnimationError: this machine cannot render.
+        AnimationError: this machine cannot render, or the robot not be simulated.
         ConfigError: the run has not saved its policies, or they do not fit it.
     """
     from async_mbrl.simulation.render import RenderError, View, render_episodes
 
+    plant = composition.plant
+    if plant is None:
+        raise AnimationError(f'robot {composition.robot.name} cannot be simulated, it has no '
+                             f'{composition.robot.name}.sim.yaml')
+
     def shoot(path: Path) -> np.ndarray:
         try:
             return render_episodes(
-                read_snapshot(path), composition.robot, composition.plant, composition.task,
+                read_snapshot(path), composition.robot, plant, composition.task,
                 composition.network, episodes=episodes, seed=EVALUATION_SEED,
                 view=View(*SIZE, FRAME_RATE_HZ))
         except RenderError as error:
@@ -64,7 +69,7 @@ def stills(folder: RunFolder, composition: Composition) -> dict[str, np.ndarray]
     """Give the last picture of an episode of the first and of the last policy, by title.
 
     Raises:
-        AnimationError: this machine cannot render.
+        AnimationError: this machine cannot render, or the robot not be simulated.
         ConfigError: the run has not saved its policies, or they do not fit it.
     """
     films = film(folder, composition, 1)
@@ -75,7 +80,7 @@ def write_animation(folder: RunFolder, composition: Composition) -> Path:
     """Film the first and the last policy of a run on the same goals; give the path of the GIF.
 
     Raises:
-        AnimationError: this machine cannot render.
+        AnimationError: this machine cannot render, or the robot not be simulated.
         ConfigError: the run has not saved its policies, or they do not fit it.
     """
     films = film(folder, composition, EPISODES)

@@ -8,7 +8,7 @@ from typing import Any
 from async_mbrl.bringup.compose import Composition
 from async_mbrl.core.config import ConfigError, look_up
 from async_mbrl.core.run import RunFolder
-from async_mbrl.reporting.outcome import closing_rows
+from async_mbrl.reporting.outcome import closing_rows, deciding
 from async_mbrl.reporting.report import write_report
 
 
@@ -29,8 +29,8 @@ def close_run(folder: RunFolder, composition: Composition, summary: Mapping[str,
             print(f'no animation: {error}', flush=True)
     report = write_report(folder, composition, summary)
     print_summary(summary)
-    rate = look_up(summary, 'evaluation.offline.success_rate')
-    if rate is not None:
+    rate = look_up(summary, f'evaluation.{deciding(summary)}.success_rate')
+    if rate is not None and not composition.run.dry_run:
         wanted = composition.task.success_rate
         verdict = 'met' if rate >= wanted else 'missed'
         print(f'success criterion {verdict}: {rate:.1%} of the goals, {wanted:.0%} wanted')

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from async_mbrl.bringup.compose import Composition
+from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError, look_up
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.run import RunFolder
-from async_mbrl.core.snapshot import Snapshot, SnapshotError, decode
+from async_mbrl.core.snapshot import Snapshot, SnapshotError
 
 EVALUATION_EPISODES = 200
 EVALUATION_SEED = 1_000_003
@@ -52,7 +53,7 @@ def read_snapshot(path: Path) -> Snapshot:
         ConfigError: there is none, or it is damaged.
     """
     try:
-        return decode(path.read_bytes(), expected_kind='policy')
+        return snapshots.read(path, expected_kind='policy')
     except FileNotFoundError:
         raise ConfigError(f'{path}: no such file; the run has not saved a policy yet') from None
     except SnapshotError as error:
@@ -77,6 +78,10 @@ def evaluate_offline(folder: RunFolder, composition: Composition, episodes: int 
     """
     from async_mbrl.simulation.offline import evaluate
 
+    if composition.plant is None:
+        robot = composition.robot.name
+        raise ConfigError(f'{folder.config}: robot {robot} cannot be simulated, so it is judged by '
+                          f'its live evaluation alone; write {robot}.sim.yaml to change that')
     snapshot = read_snapshot(folder.policy)
     try:
         result = evaluate(snapshot, composition.robot, composition.plant, composition.task,
@@ -101,10 +106,15 @@ def figures(distances: np.ndarray, returns: np.ndarray, success_rate: float) -> 
     }
 
 
+def deciding(summary: Mapping[str, Any]) -> str:
+    """Name the evaluation that decides: offline where there is one, otherwise live."""
+    return 'offline' if look_up(summary, 'evaluation.offline') else 'live'
+
+
 def succeeded(summary: Mapping[str, Any], composition: Composition) -> bool:
-    """Whether the offline evaluation met the success criterion of the task."""
-    offline = (summary.get('evaluation') or {}).get('offline') or {}
-    return float(offline.get('success_rate', 0.0)) >= composition.task.success_rate
+    """Whether the evaluation that decides met the success criterion of the task."""
+    rate = look_up(summary, f'evaluation.{deciding(summary)}.success_rate') or 0.0
+    return float(rate) >= composition.task.success_rate
 
 
 def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

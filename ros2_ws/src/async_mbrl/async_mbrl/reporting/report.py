@@ -14,7 +14,7 @@ from async_mbrl.core.config import look_up
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.run import RunFolder
 from async_mbrl.reporting.figures import PLOTS, Metrics, read_metrics, svg
-from async_mbrl.reporting.outcome import closing_rows
+from async_mbrl.reporting.outcome import closing_rows, deciding
 
 REPORT = 'report.html'
 ANIMATION = 'before_after.gif'
@@ -120,12 +120,13 @@ def _tiles(composition: Composition, summary: Mapping[str, Any]) -> list[str]:
         return (f'<div class="card"><div class="value{colour}">{shown}</div>'
                 f'<p>{html.escape(text)}</p></div>')
 
-    rate = look_up(summary, 'evaluation.offline.success_rate') or 0.0
+    judged = f'evaluation.{deciding(summary)}'
+    rate = look_up(summary, f'{judged}.success_rate') or 0.0
     lost = look_up(summary, 'transitions.lost')
     return [
-        tile('evaluation.offline.success_rate', 'of fresh goals reached', '{:.1f} %', 100.0,
+        tile(f'{judged}.success_rate', 'of fresh goals reached', '{:.1f} %', 100.0,
              rate >= composition.task.success_rate),
-        tile('evaluation.offline.final_distance_m.median', 'median distance at the end',
+        tile(f'{judged}.final_distance_m.median', 'median distance at the end',
              '{:.1f} mm', 1000.0),
         tile('robot_time_s', 'data time', '{:.0f} s'),
         tile('data_time_ratio', 'run time / data time', '{:.3f}'),
@@ -156,7 +157,7 @@ def _settings(composition: Composition) -> list[tuple[str, str]]:
     mapping = composition.to_mapping()
     rows = []
     for section in ('task', 'collection', 'model', 'network', 'exploration', 'improvement',
-                    'plant'):
+                    *(() if composition.plant is None else ('plant',))):
         values = ', '.join(f'{name} {_text(value)}' for name, value in mapping[section].items())
         rows.append((section, values))
     return rows
