@@ -25,8 +25,9 @@ bench: setup  ## run the benchmarks that finish in minutes, results in benchmark
 	@$(env) || exit; failed=0; for name in $(benchmarks); do \
 	echo "== $$name"; python benchmarks/$$name.py || failed=1; done; exit $$failed
 
-faults: setup  ## kill nodes of the live graph and see that it copes (PYTEST_ARGS="...")
-	@$(env) && cd $(package) && python -m pytest tests/faults $(PYTEST_ARGS)
+faults: setup  ## the fault suite on the live graph (SEED=n, FULL=1: the long form, FAULTS_ARGS="...")
+	@$(env) && cd $(package)/tests && PYTHONPATH=$$PWD:$$PYTHONPATH python -m faults \
+	--seed $(or $(SEED),0) $(if $(FULL),--full) $(FAULTS_ARGS)
 
 lint: setup  ## check style and types
 	@$(env) && ruff check . && mypy
