@@ -77,7 +77,8 @@ class Graph:
     def _start(self, item: NodeDescription) -> subprocess.Popen[Any]:
         host = 'learner' if item.name in LEARNERS else 'robot'
         command = [sys.executable, '-m', 'async_mbrl.bringup.child', str(os.getpid()),
-                   str(item.nice), item.executable, '--ros-args', '-r', f'__node:={item.name}',
+                   str(item.nice), 'now', item.executable, '--ros-args', '-r',
+                   f'__node:={item.name}',
                    '--params-file', str(self._files[item.name])]
         with open(self._logs / f'{item.name}.log', 'ab') as log:
             return self._hosts.start(

@@ -1,6 +1,9 @@
 """Entry of a node started by ``async-mbrl up``: it does not outlive the process that started it.
 
-``python -m async_mbrl.bringup.child PARENT_PID NICE EXECUTABLE [ARGUMENTS]``
+``python -m async_mbrl.bringup.child PARENT_PID NICE now|spare EXECUTABLE [ARGUMENTS]``
+
+A spare has loaded everything and waits for a line on its standard input before it becomes the node:
+loading torch takes longer than all the rest of a restart.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ import threading
 import time
 
 PR_SET_PDEATHSIG = 1
+SPARE_DELAY_S = 8.0
+"""A spare loads this late, so that it does not hold up what is starting now."""
+
 GRACE_S = 3.0
 """Time for an orderly end, safe command included, after the parent has died."""
 
@@ -41,14 +47,19 @@ def follow(parent: int) -> None:
 
 def main() -> None:
     """Run the node that the command line names."""
-    parent, nice, executable = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    parent, nice, when, executable = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
     follow(parent)
     # Until the node takes signals itself, they end it without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if nice:
         os.nice(nice)
-    sys.argv = [executable, *sys.argv[4:]]
-    importlib.import_module(f'async_mbrl.nodes.{executable}').main()
+    sys.argv = [executable, *sys.argv[5:]]
+    if when == 'spare':
+        select.select([sys.stdin], [], [], SPARE_DELAY_S)
+    node = importlib.import_module(f'async_mbrl.nodes.{executable}')
+    if when == 'spare' and not sys.stdin.readline():
+        return      # it was not needed
+    node.main()
 
 
 if __name__ == '__main__':

@@ -50,7 +50,10 @@ class ChildProcess:
 
 
 class Launcher:
-    """Start nodes as children in sessions of their own: Ctrl-C reaches the supervisor alone."""
+    """Start nodes as children in sessions of their own: Ctrl-C reaches the supervisor alone.
+
+    For each node that is started again when it dies, a spare process waits, loaded but idle.
+    """
 
     def __init__(self, parameter_files: Mapping[str, Path], logs: Path, register: Path) -> None:
         """Start with these files.
@@ -65,6 +68,7 @@ class Launcher:
         self._logs = logs
         self._register = register
         self._pids: dict[str, int] = {}
+        self._spares: dict[str, subprocess.Popen[bytes]] = {}
 
     def __call__(self, description: NodeDescription) -> ChildProcess:
         """Start a node.
@@ -72,17 +76,7 @@ class Launcher:
         Raises:
             OSError: it cannot be started, or the files of the run not be written; it does not run.
         """
-        log = self._logs / f'{description.name}.log'
-        command = [
-            sys.executable, '-m', 'async_mbrl.bringup.child', str(os.getpid()),
-            str(description.nice), description.executable, '--ros-args',
-            '-r', f'__node:={description.name}',
-            '--params-file', str(self._parameter_files[description.name])]
-        with open(log, 'ab') as output:
-            popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, 'PYTHONUNBUFFERED': '1', **description.env},
-                start_new_session=True)
+        popen = self._take_spare(description.name) or self._start(description, 'now')
         self._pids[description.name] = popen.pid
         try:
             write_atomically(self._register, json.dumps(self._pids, indent=2) + '\n')
@@ -91,4 +85,49 @@ class Launcher:
             popen.kill()
             popen.wait()
             raise
-        return ChildProcess(popen, log)
+        if description.respawn:
+            self._spares[description.name] = self._start(description, 'spare')
+        return ChildProcess(popen, self._log(description))
+
+    @property
+    def spares(self) -> dict[str, int]:
+        """Process ids of the spares, by name of the node."""
+        return {name: spare.pid for name, spare in self._spares.items()}
+
+    def close(self) -> None:
+        """End the spares; they are not needed any more."""
+        for spare in self._spares.values():
+            spare.kill()
+            spare.wait()
+            assert spare.stdin is not None
+            spare.stdin.close()
+        self._spares = {}
+
+    def _take_spare(self, name: str) -> subprocess.Popen[bytes] | None:
+        spare = self._spares.pop(name, None)
+        if spare is None:
+            return None
+        assert spare.stdin is not None
+        try:
+            spare.stdin.write(b'begin\n')
+            spare.stdin.close()
+        except BrokenPipeError:     # it has died itself
+            spare.wait()
+            return None
+        return spare
+
+    def _log(self, description: NodeDescription) -> Path:
+        return self._logs / f'{description.name}.log'
+
+    def _start(self, description: NodeDescription, when: str) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable, '-m', 'async_mbrl.bringup.child', str(os.getpid()),
+            str(description.nice), when, description.executable, '--ros-args',
+            '-r', f'__node:={description.name}',
+            '--params-file', str(self._parameter_files[description.name])]
+        with open(self._log(description), 'ab') as output:
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE if when == 'spare' else subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, 'PYTHONUNBUFFERED': '1', **description.env},
+                start_new_session=True)

@@ -58,7 +58,7 @@ class SupervisorSettings:
         end_s: time after the request to stop at which guard and driver are killed.
     """
 
-    respawn_delay_s: float = 0.5
+    respawn_delay_s: float = 0.1
     heartbeat_timeout_s: float = 10.0
     first_heartbeat_timeout_s: float = 60.0
     silent_deaths: int = 5

@@ -134,7 +134,9 @@ def _run(run: OpenRun, options: UpOptions, monitor: Monitor) -> Supervisor:
         for line in start_lines(run):
             say(line)
         supervisor = Supervisor(descriptions, launcher, say)
-        look_after(supervisor, monitor, state, view, ScalarWriter(run.folder), arrived, trouble)
+        with closing(launcher):
+            look_after(supervisor, monitor, state, view, ScalarWriter(run.folder), arrived,
+                       trouble)
     if trouble.what and supervisor.status == 0:
         print(f'warning: {trouble.what}', file=sys.stderr, flush=True)
     return supervisor

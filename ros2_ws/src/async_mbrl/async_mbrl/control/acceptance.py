@@ -47,15 +47,13 @@ class SnapshotAcceptance:
         self.refused += 1
         self.last_reason = reason
 
-    def consider(self, version: Version, publisher: str, now_s: float,
-                 publishers: int) -> Verdict:
+    def consider(self, version: Version, publisher: str, now_s: float) -> Verdict:
         """Decide on a snapshot.
 
         Args:
             version: of the snapshot.
             publisher: identifies one start of the learner that published it.
             now_s: steady time.
-            publishers: how many publishers the topic has now.
 
         Returns:
             The verdict; whatever is not accepted has been counted with its reason.
@@ -68,7 +66,7 @@ class SnapshotAcceptance:
                 self.refuse(f'{publisher} publishes {version} in the incarnation of '
                             f'{self._publisher}')
                 return Verdict.REFUSE
-            if not self.would_accept(publisher, now_s, publishers):
+            if not self.would_accept(publisher, now_s):
                 self.refuse(f'{publisher} publishes {version} while {self._publisher} still lives')
                 return Verdict.WAIT
         self._publisher = publisher
@@ -76,7 +74,10 @@ class SnapshotAcceptance:
         self.version = version
         return Verdict.ACCEPT
 
-    def would_accept(self, publisher: str, now_s: float, publishers: int) -> bool:
-        """Say whether a publisher holds the topic or would be let in as its next holder."""
-        return (publisher == self._publisher or publishers <= 1
+    def would_accept(self, publisher: str, now_s: float) -> bool:
+        """Say whether a publisher holds the topic or would be let in as its next holder.
+
+        Only silence tells that the present one is gone: who publishes beside it may leave first.
+        """
+        return (publisher == self._publisher
                 or now_s - self._last_heard_s >= PUBLISHER_TIMEOUT_S)

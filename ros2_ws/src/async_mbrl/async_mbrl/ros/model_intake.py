@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from async_mbrl_interfaces import msg
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 
@@ -18,6 +19,7 @@ from async_mbrl.ros.bounds import MessageError, unpack
 from async_mbrl.ros.convert import PART_MESSAGE_BYTES, SnapshotAssembler, parts_of
 from async_mbrl.ros.publishers import strangers, unknown
 
+_STRANGERS_CHECK_S = 0.5
 _MOST_PUBLISHERS = 8
 _PUBLISHER = 'model_learner'
 
@@ -61,6 +63,8 @@ class ModelIntake:
         """Subscribe to ``model_parameters``; ``arrived`` is called with each message."""
         self._arrived = arrived
         self._subscription = self._listen()
+        self._node.create_timer(_STRANGERS_CHECK_S, self._look_for_strangers,
+                                clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _listen(self) -> Subscription:
         return self._node.create_subscription(
@@ -80,8 +84,14 @@ class ModelIntake:
             except MessageError as error:
                 self._refuse(str(error))
         if self._waiting is not None and self._acceptance.would_accept(
-                self._waiting[0], time.monotonic(), self._publishers()):
+                self._waiting[0], time.monotonic()):
             self._offer(*self._waiting)
+
+    def _look_for_strangers(self) -> None:
+        """Ask for the latched snapshot anew once there are no strangers left.
+
+        A callback: only the thread of the executor may give up what it waits for.
+        """
         if self._ask_again and not self._strangers():
             self._ask_again = False
             self._node.destroy_subscription(self._subscription)
@@ -120,8 +130,7 @@ class ModelIntake:
             self._refuse(f'{", ".join(others)} may publish models, too; only {_PUBLISHER} of '
                          'this graph is believed')
             return
-        verdict = self._acceptance.consider(snapshot.version, publisher, time.monotonic(),
-                                            self._publishers())
+        verdict = self._acceptance.consider(snapshot.version, publisher, time.monotonic())
         if verdict is Verdict.WAIT:
             # Of a successor, whose predecessor may just have died.
             self._waiting = publisher, snapshot
@@ -134,9 +143,6 @@ class ModelIntake:
             self._take(snapshot)
         except SnapshotError as error:
             self._refuse(str(error))
-
-    def _publishers(self) -> int:
-        return int(self._node.count_publishers(self._subscription.topic_name))
 
     def _refuse(self, reason: str) -> None:
         self._acceptance.refuse(reason)

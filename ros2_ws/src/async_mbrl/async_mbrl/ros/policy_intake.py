@@ -146,8 +146,7 @@ class PolicyIntake:
             self._refuse(f'{", ".join(others)} may publish policies, too; only {_PUBLISHER} of '
                          f'this graph is believed')
             return
-        verdict = self.acceptance.consider(parameters.version, publisher, time.monotonic(),
-                                           self._publishers())
+        verdict = self.acceptance.consider(parameters.version, publisher, time.monotonic())
         if verdict is Verdict.ACCEPT:
             try:
                 self._loop.put_policy(parameters)
@@ -165,7 +164,7 @@ class PolicyIntake:
         publisher, parameters = self._waiting
         if parameters.version <= self.acceptance.version:
             self._waiting = None
-        elif self.acceptance.would_accept(publisher, time.monotonic(), self._publishers()):
+        elif self.acceptance.would_accept(publisher, time.monotonic()):
             self._waiting = None
             self._offer(publisher, parameters)
 
@@ -178,9 +177,6 @@ class PolicyIntake:
             self._ask_again = False
             self._node.destroy_subscription(self._subscription)
             self._subscription = self._subscribe()
-
-    def _publishers(self) -> int:
-        return self._node.count_publishers(self._topic)
 
     def _refuse(self, reason: str) -> None:
         self.acceptance.refuse(reason)

@@ -136,7 +136,8 @@ class ArmRig:
         path.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
         with open(self._folder / f'{name}.log', 'ab') as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, '-m', 'async_mbrl.bringup.child', str(os.getpid()), '0', name,
+                [sys.executable, '-m', 'async_mbrl.bringup.child', str(os.getpid()), '0',
+                 'now', name,
                  '--ros-args', '--params-file', str(path)], stdout=log, stderr=subprocess.STDOUT,
                 env={**os.environ, **self._descriptions[name].env}, start_new_session=True,
                 preexec_fn=begin)

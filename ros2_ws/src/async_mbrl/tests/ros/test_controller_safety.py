@@ -310,8 +310,8 @@ def test_diagnostics_say_what_is_wrong(rig):
     for name in ('motion', 'control loop', 'joint states', 'policy', 'topics'):
         rig.until(lambda name=name: f'controller: {name}' in parts)
     until('guard: watch', DiagnosticStatus.OK, 'armed')
-    values = {value.key: value.value for value in parts['controller: motion'].values}
-    assert values['motion'] == 'running'
+    rig.until(lambda: ('motion', 'running') in (
+        (value.key, value.value) for value in parts['controller: motion'].values))
     until('controller: policy', DiagnosticStatus.WARN, 's old')
     rig.runs.publish(msg.RunStatus(phase=msg.RunStatus.LEARNING, session=3))
     rig.until(lambda: rig.last(ABORTED))

@@ -16,38 +16,39 @@ TIMEOUT_S = 0.08
 
 def test_only_newer_policies_are_accepted():
     acceptance = SnapshotAcceptance()
-    assert acceptance.consider(Version(1, 5), 'a', 0.0, 1) is Verdict.ACCEPT
-    assert acceptance.consider(Version(1, 5), 'a', 0.1, 1) is Verdict.REFUSE
-    assert acceptance.consider(Version(1, 4), 'a', 0.2, 1) is Verdict.REFUSE
+    assert acceptance.consider(Version(1, 5), 'a', 0.0) is Verdict.ACCEPT
+    assert acceptance.consider(Version(1, 5), 'a', 0.1) is Verdict.REFUSE
+    assert acceptance.consider(Version(1, 4), 'a', 0.2) is Verdict.REFUSE
     assert 'not newer' in acceptance.last_reason
-    assert acceptance.consider(Version(1, 6), 'a', 0.3, 1) is Verdict.ACCEPT
+    assert acceptance.consider(Version(1, 6), 'a', 0.3) is Verdict.ACCEPT
     assert acceptance.refused == 2
     assert acceptance.version == Version(1, 6)
 
 
 def test_a_second_publisher_is_refused_while_the_first_lives():
     acceptance = SnapshotAcceptance()
-    acceptance.consider(Version(1, 0), 'a', 0.0, 1)
-    assert acceptance.consider(Version(2, 0), 'b', 0.5, 2) is Verdict.WAIT
+    acceptance.consider(Version(1, 0), 'a', 0.0)
+    assert acceptance.consider(Version(2, 0), 'b', 0.5) is Verdict.WAIT
     assert 'still lives' in acceptance.last_reason
     acceptance.heard('a', 1.5)
     acceptance.heard('b', 3.0)
-    assert not acceptance.would_accept('b', 1.5 + 0.9 * PUBLISHER_TIMEOUT_S, 2)
-    assert acceptance.would_accept('b', 1.5 + PUBLISHER_TIMEOUT_S, 2)
-    assert acceptance.consider(Version(2, 0), 'b', 1.5 + PUBLISHER_TIMEOUT_S, 2) is Verdict.ACCEPT
-    assert acceptance.consider(Version(1, 9), 'a', 9.0, 2) is Verdict.REFUSE
+    assert not acceptance.would_accept('b', 1.5 + 0.9 * PUBLISHER_TIMEOUT_S)
+    assert acceptance.would_accept('b', 1.5 + PUBLISHER_TIMEOUT_S)
+    assert acceptance.consider(Version(2, 0), 'b', 1.5 + PUBLISHER_TIMEOUT_S) is Verdict.ACCEPT
+    assert acceptance.consider(Version(1, 9), 'a', 9.0) is Verdict.REFUSE
 
 
-def test_a_restarted_publisher_is_accepted_at_once_when_the_first_is_gone():
+def test_a_restarted_publisher_is_accepted_once_the_first_has_been_silent():
     acceptance = SnapshotAcceptance()
-    acceptance.consider(Version(1, 7), 'a', 0.0, 1)
-    assert acceptance.consider(Version(2, 0), 'b', 0.1, 1) is Verdict.ACCEPT
+    acceptance.consider(Version(1, 7), 'a', 0.0)
+    assert acceptance.consider(Version(2, 0), 'b', 0.1) is Verdict.WAIT
+    assert acceptance.consider(Version(2, 0), 'b', PUBLISHER_TIMEOUT_S) is Verdict.ACCEPT
 
 
 def test_a_foreign_publisher_without_a_higher_incarnation_is_never_accepted():
     acceptance = SnapshotAcceptance()
-    acceptance.consider(Version(1, 7), 'a', 0.0, 1)
-    assert acceptance.consider(Version(1, 8), 'b', 100.0, 1) is Verdict.REFUSE
+    acceptance.consider(Version(1, 7), 'a', 0.0)
+    assert acceptance.consider(Version(1, 8), 'b', 100.0) is Verdict.REFUSE
     assert acceptance.refused == 1
 
 

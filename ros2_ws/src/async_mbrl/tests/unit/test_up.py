@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +137,20 @@ def test_a_node_that_cannot_be_registered_does_not_run(
     with pytest.raises(OSError, match='No space'):
         launcher(guard)
     assert len(pids) == 1 and not Path(f'/proc/{pids[0]}').exists()
+
+
+def test_a_spare_becomes_the_node_at_its_next_start(tmp_path: Path,
+                                                    composition: Composition) -> None:
+    learner = next(item for item in describe(composition) if item.respawn)
+    launcher = Launcher({learner.name: tmp_path / 'none.yaml'}, tmp_path / 'log',
+                        tmp_path / 'p.json')
+    with closing(launcher):
+        first = launcher(learner)
+        waiting = launcher.spares[learner.name]
+        first.send(signal.SIGKILL)
+        second = launcher(learner)
+        assert second.pid == waiting != first.pid
+        assert launcher.spares[learner.name] not in (waiting, first.pid)
+        left = launcher.spares[learner.name]
+        second.send(signal.SIGKILL)
+    assert not Path(f'/proc/{left}').exists()
