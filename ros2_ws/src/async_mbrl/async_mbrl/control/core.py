@@ -269,6 +269,7 @@ class ControlCore:
             if self._stale:
                 self._stale = False
                 self._anchor[:] = position
+                self._filter.rejoin(position)
         was_sending = machine.sending
         if self._commands:
             self._obey(time_s, position, fresh, age_s)
@@ -284,6 +285,7 @@ class ControlCore:
             else:
                 self._continue_episode(time_s, position, velocity)
         if machine.latched:
+            self._filter.rejoin(position)
             sent = self._filter.brake(position, velocity)
         else:
             if machine.motion is Motion.HOLDING:

@@ -25,6 +25,9 @@ FINITE, MAGNITUDE, BRAKING, WORKSPACE, SMOOTHED = (
 COUNTS = ('interventions', FINITE, MAGNITUDE, BRAKING, WORKSPACE, SMOOTHED)
 """Kinds of changes that are counted; a tick at which only the rate was limited is smoothed."""
 
+REJOIN_RAD = 0.05
+"""A setpoint that stands still this far from the arm has lost it."""
+
 _FAR = 1e6
 """Measurements are cut here, rad and rad/s, so that no arithmetic overflows."""
 
@@ -90,6 +93,16 @@ class CommandFilter:
         speed = np.clip(velocity, -limit, limit) if self._interface == 'velocity' else self._zero
         self._steps.begin(np.clip(position, self._least, self._most), speed)
         self._show_steps()
+
+    def rejoin(self, position: np.ndarray) -> None:
+        """Move a setpoint that has lost the arm to the measured joints (n,), rad.
+
+        While an arm is stopped its driver may not follow, and somebody may move it. A driver that
+        follows again must not pull it back. Only a setpoint that stands still is moved.
+        """
+        if (self._interface == 'position' and self._steps.standing
+                and np.abs(self._sent - position).max() > REJOIN_RAD):
+            self.start(position, self._zero)
 
     def apply(self, command: np.ndarray, position: np.ndarray,
               velocity: np.ndarray) -> np.ndarray:

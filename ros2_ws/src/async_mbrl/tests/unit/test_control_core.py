@@ -536,3 +536,19 @@ def test_a_policy_with_wrong_tensors_is_refused():
                    {'layer1.weight': np.zeros((16, 16))}):
         with pytest.raises(SnapshotError):
             PolicyParameters.from_snapshot(make_snapshot(task, **broken))
+
+
+def test_an_arm_that_was_moved_while_stopped_is_not_pulled_back():
+    bench = Bench(command_interface='position', action_scale=[0.05] * JOINTS)
+    bench.policy(bias=0.05)
+    bench.order(steps=100, start_pose=np.zeros(0))
+    bench.tick(100)
+    bench.core.set_cause('emergency_stop', True, 'button')
+    bench.tick(500)
+    bench.plant.position = bench.plant.position + 0.8     # by hand; the driver does not follow
+    bench.core.set_cause('emergency_stop', False)
+    bench.tick(10)
+    bench.sent.clear()
+    assert bench.core.clear() == ''
+    bench.tick(10)
+    assert np.abs(np.array(bench.sent) - bench.plant.position).max() < 0.05
