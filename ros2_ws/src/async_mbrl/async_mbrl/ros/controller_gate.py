@@ -18,6 +18,7 @@ from async_mbrl.ros.controller_manager import HandOver
 from async_mbrl.ros.lifecycle import ManagedNode
 
 ESTOP_SERVICE = f'{EMERGENCY_STOP}_service'
+CONTROLLERS = 'controllers'
 STILL_S = 0.3
 STILL_RAD = 0.01
 FIRST_STATE_S = 1.0
@@ -28,6 +29,7 @@ PATIENCE_S = 2.0
 
 _POLL_S = 0.005
 _LATE_PERIOD_S = 0.05
+_CONTROLLERS_PERIOD_S = 0.1
 
 
 class ControllerGate:
@@ -51,6 +53,10 @@ class ControllerGate:
         self._late = node.create_timer(_LATE_PERIOD_S, self._check_late,
                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._late.cancel()
+        self._lost = ''
+        self._watch = node.create_timer(_CONTROLLERS_PERIOD_S, self._watch_controllers,
+                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._watch.cancel()
         node.create_service(Trigger, '~/emergency_stop', self._on_emergency_stop)
         node.create_service(Trigger, '~/clear_fault', self._on_clear_fault)
 
@@ -62,6 +68,7 @@ class ControllerGate:
         """
         if self._hand_over is not None:
             self._hand_over.take()
+            self._watch.reset()
         if not self._checks_gravity():
             self._loop.enable(True)
             return
@@ -69,6 +76,7 @@ class ControllerGate:
         try:
             stands = self._stands()
         except ConfigError:
+            self._watch.cancel()
             if self._hand_over is not None:
                 self._hand_over.give_back()
             raise
@@ -82,10 +90,26 @@ class ControllerGate:
     def close(self) -> None:
         """Stop the arm and give it back; without anybody to give it to it is held on."""
         self._late.cancel()
+        self._watch.cancel()
+        self._find_lost('')
         self.waits_for = ''
         self._bridge.brake()
         if self._hand_over is not None and self._hand_over.give_back():
             self._loop.release()
+
+    def _watch_controllers(self) -> None:
+        assert self._hand_over is not None
+        lost = self._hand_over.lost(time.monotonic())
+        if lost is not None:
+            self._find_lost(lost)
+
+    def _find_lost(self, lost: str) -> None:
+        """Take it for a fault that commands do not reach the arm: it would begin at any moment."""
+        if lost != self._lost:
+            self._lost = lost
+            if lost:
+                self._log.error(f'commands do not reach the arm: {lost}')
+            self._loop.set_cause(CONTROLLERS, bool(lost), lost)
 
     # ---- gravity ----
 
@@ -158,8 +182,9 @@ class ControllerGate:
     def _clear(self) -> str:
         """Clear the fault; say why not, or nothing."""
         self._loop.set_cause(ESTOP_SERVICE, False)
+        # Lost controllers are taken back below.
         present = [cause for cause in self._loop.fault_causes
-                   if not cause.startswith(f'{ESTOP_SERVICE}:')]
+                   if cause.partition(':')[0] not in (ESTOP_SERVICE, CONTROLLERS)]
         if present:
             return f'still there: {"; ".join(present)}'
         if self._hand_over is not None and self._node.label == 'active':
@@ -167,4 +192,5 @@ class ControllerGate:
                 self._hand_over.take()      # guard may have let go of it
             except ConfigError as error:
                 return str(error)
+            self._find_lost('')
         return self._loop.clear()

@@ -66,10 +66,14 @@ class ControllerManager:
         Raises:
             SwitchError: there is no answer.
         """
-        answer = _wait(Call(self._list, ListControllers.Request()))
+        answer = _wait(self.begin_list())
         if answer is None:
             raise SwitchError(f'{self.name} does not list its controllers')
         return {controller.name: controller.state for controller in answer.controller}
+
+    def begin_list(self) -> Call:
+        """Ask for the controllers that are loaded, without waiting for the answer."""
+        return Call(self._list, ListControllers.Request())
 
     def begin_switch(self, activate: tuple[str, ...], deactivate: tuple[str, ...],
                      strictness: int = SwitchController.Request.STRICT) -> Call:
@@ -131,6 +135,33 @@ class HandOver:
                          if robot.controller_manager else None)
         self._to_activate: tuple[str, ...] = ()
         self._to_deactivate: tuple[str, ...] = ()
+        self._asked: Call | None = None
+
+    def lost(self, now_s: float) -> str | None:
+        """Ask, without waiting, whether our controllers are active.
+
+        Drivers deactivate controllers on their own, and some activate them again: whoever commands
+        an arm must know.
+
+        Args:
+            now_s: steady time.
+
+        Returns:
+            Which are not, and what they are; None while that is not known anew.
+        """
+        manager = self._manager
+        if manager is None:
+            return None
+        if self._asked is None or now_s > self._asked.since_s + PATIENCE_S:
+            self._asked = manager.begin_list() if manager.ready else None
+            return None
+        answer = self._asked.answer()
+        if answer is None:
+            return None
+        self._asked = None
+        states = {controller.name: controller.state for controller in answer.controller}
+        return ', '.join(f'{name} is {states.get(name, "not loaded")}'
+                         for name in self._controllers if states.get(name) != ACTIVE)
 
     def take(self) -> None:
         """Have our controllers active and the others not; what was otherwise is remembered.
@@ -141,6 +172,7 @@ class HandOver:
         manager = self._manager
         if manager is None:
             return
+        self._asked = None      # the answer would be of before
         if not manager.wait(PATIENCE_S):
             raise ConfigError(
                 f'robot.controller_manager: {manager.name} has not appeared within '

@@ -269,6 +269,23 @@ def test_the_arm_is_taken_from_other_controllers_and_given_back(rig):
     assert manager.active() == {'other'}
 
 
+def test_controllers_that_somebody_deactivates_are_a_fault_until_it_is_cleared(rig):
+    manager = FakeControllerManager(rig.node, '/manager', {'ours': 'inactive'})
+    rig.running(robot=make_robot(controller_manager='/manager', controllers=['ours']))
+    manager.states['ours'] = 'inactive'
+    assert 'ours is inactive' in rig.until_cause('controllers')
+    assert rig.last(ABORTED)
+    manager.states['ours'] = 'active'       # by whoever deactivated it: the arm stays where it is
+    rig.until(lambda: not rig.statuses[-1].fault_causes)
+    rig.spin(0.1)
+    assert rig.statuses[-1].motion == 'fault'
+    manager.states['ours'] = 'inactive'
+    rig.until_cause('controllers')
+    rig.clears()
+    assert manager.active() == {'ours'}
+    rig.runs_again()
+
+
 def test_an_arm_that_sinks_with_nothing_sent_is_refused(rig):
     push = np.zeros(JOINTS)
     push[3] = 2.0
