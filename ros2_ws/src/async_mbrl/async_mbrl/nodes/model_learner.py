@@ -56,7 +56,8 @@ class ModelLearnerNode(LearnerNode):
                                seed=learner_seed(config.run.seed, NAME))
         return LearnerBridge(
             self, learner, LearnerFiles(folder), topic='model_parameters',
-            publish_interval_s=config.model.publish_interval_s, bounds=StreamBounds.of(task))
+            publish_interval_s=config.model.publish_interval_s, bounds=StreamBounds.of(task),
+            dry_run=config.run.dry_run)
 
 
 def main() -> None:

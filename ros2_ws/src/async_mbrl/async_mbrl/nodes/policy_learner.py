@@ -101,7 +101,7 @@ class PolicyLearnerNode(LearnerNode):
         return LearnerBridge(
             self, learner, files, topic='policy_parameters',
             publish_interval_s=self.config.improvement.publish_interval_s,
-            bounds=StreamBounds.of(self.task), models=models)
+            bounds=StreamBounds.of(self.task), dry_run=self.config.run.dry_run, models=models)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from async_mbrl.core.files import write_atomically
 from async_mbrl.core.snapshot import Snapshot
 from async_mbrl.learning.checkpoint import recorded_hash
 from async_mbrl.learning.learner import Learner
+from async_mbrl.learning.run_pin import RunPin
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import StreamBounds, subscribe
 from async_mbrl.ros.convert import snapshot_to_messages, transition_from_message
@@ -76,7 +77,7 @@ class LearnerBridge:
     """Carries messages for a learner and runs it."""
 
     def __init__(self, node: ManagedNode, learner: Learner, files: LearnerFiles, *, topic: str,
-                 publish_interval_s: float, bounds: StreamBounds,
+                 publish_interval_s: float, bounds: StreamBounds, dry_run: bool,
                  models: ModelIntake | None = None) -> None:
         """Restore the learner and join the graph; :meth:`go_on` begins to learn.
 
@@ -87,11 +88,14 @@ class LearnerBridge:
             topic: of its snapshots.
             publish_interval_s: wall time between two of them, at least, s.
             bounds: what transitions must be like.
+            dry_run: whether the run is to be a dry one.
             models: the way in of the models it takes, None for a learner that takes none.
 
         Raises:
             CheckpointError: there is a checkpoint that cannot be used.
+            ConfigError: it is not known which run the folder belongs to.
         """
+        self._pin = RunPin(files.folder, dry_run)
         self._node = node
         self._learner = learner
         self._files = files
@@ -112,6 +116,7 @@ class LearnerBridge:
         self.error: Exception | None = None
         """What has ended the learning; None if nothing has."""
         self._run_status: msg.RunStatus | None = None
+        self._checked: msg.RunStatus | None = None
         self._run_heard_s = math.inf
         self._transitions: deque[tuple[msg.Transition, bool]] = deque()
         self._save_asked: Request | None = None
@@ -225,7 +230,9 @@ class LearnerBridge:
             self._publish(self._first)
         while not self._stopping:
             self._beat_s = time.monotonic()
-            self._take_arrived()
+            self._check_run()
+            if self._checked is not None:   # what comes before may be of another run
+                self._take_arrived()
             self._save_if_asked()
             if not self._join():
                 self._rest()
@@ -250,6 +257,21 @@ class LearnerBridge:
         if self._unsaved or (self._report.state != msg.LearnerStatus.FINISHED
                              and self._learner.next_transition > 0):
             self._save()
+
+    def _check_run(self) -> None:
+        """Make sure that the run on the graph is the one that is learned here.
+
+        Raises:
+            ConfigError: it is another one.
+        """
+        status = self._run_status
+        if status is None or status is self._checked:
+            return
+        try:
+            self._pin.check(status.run_id, status.dry_run)
+        except OSError as error:
+            self._node.get_logger().error(f'not written which run this is: {error}')
+        self._checked = status
 
     def _join(self) -> bool:
         """Whether it is known where the run is, as far as that matters.

@@ -9,7 +9,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.learning.checkpoint import CheckpointError
-from async_mbrl.ros.learner_bridge import IDLE_S, LearnerBridge, SurplusError
+from async_mbrl.ros.learner_bridge import IDLE_S, LearnerBridge
 from async_mbrl.ros.lifecycle import ManagedNode
 from async_mbrl.ros.run import note_stops
 
@@ -72,7 +72,7 @@ def spin(node: ManagedNode) -> None:
     """Serve callbacks in the calling thread, the main one, until the run is over or a signal.
 
     Raises:
-        SurplusError: the checkpoint does not fit the run.
+        ConfigError: the checkpoint does not fit the run, or the run is another one.
         RuntimeError: learning has failed; the reason was published and the cause is chained.
     """
     assert isinstance(node, LearnerNode)
@@ -91,7 +91,7 @@ def spin(node: ManagedNode) -> None:
     if stops:
         node.get_logger().info('asked to stop: saving')
     error = None if node.bridge is None else node.bridge.error
-    if isinstance(error, SurplusError):
+    if isinstance(error, ConfigError):
         raise error
     if error is not None:
         raise RuntimeError(f'{node.get_name()} has failed') from error
