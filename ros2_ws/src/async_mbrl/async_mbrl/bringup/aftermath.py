@@ -97,7 +97,8 @@ def _rebuild(folder: RunFolder, composition: Composition, phase: str, reason: st
         task=task.name, robot=composition.robot.name, algorithm=composition.run.algorithm,
         seed=composition.run.seed, ros_distro=os.environ.get('ROS_DISTRO'),
         rmw=rclpy.get_rmw_implementation_identifier(), phase='waiting', reason=reason,
-        wall_time_s=collector.wall_time_s(0.0), judged_by=None, numbers_missing=numbers_missing)
+        wall_time_s=collector.wall_time_s(0.0), judged_by=None, numbers_missing=numbers_missing,
+        mode=composition.run.mode, dry_run=composition.run.dry_run)
     write_summary(folder, {**build_summary(facts, collector, account, []), 'phase': phase})
 
 

@@ -233,9 +233,12 @@ def override(mapping: dict[str, Any], changes: Sequence[str]) -> set[str]:
         section, *path = key.strip().split('.')
         if not equals or not path or not all(path):
             raise ConfigError(f'set: expected key.path=value, got {change!r}')
+        if section == 'run':
+            raise ConfigError(f'{key.strip()}: not to be set; for settings of the run there are '
+                              'arguments, such as seed, run_dir or dry_run')
         if section not in SECTIONS:
             raise ConfigError(f'{key.strip()}: unknown key; keys begin with one of: '
-                              f'{", ".join(SECTIONS)}')
+                              f'{", ".join(SECTIONS[1:])}')
         try:
             value = _plain(parse_yaml(text))
         except ConfigError:

@@ -8,8 +8,10 @@ import os
 import tempfile
 from pathlib import Path
 
+from async_mbrl.bringup.compose import Composition
 from async_mbrl.bringup.graph import LEARNERS, NODES, ROBOT
 from async_mbrl.core.config import ConfigError
+from async_mbrl.core.robot import RobotConfig
 
 DISCOVERY_S = 1.5
 """Time in which the nodes of another graph are discovered, on a loaded machine too."""
@@ -31,8 +33,12 @@ class DomainClaim:
         self._names = names
         self._locks: list[int] = []
 
-    def claim(self) -> None:
+    def claim(self, simulated: RobotConfig | None = None) -> None:
         """Make sure that nobody runs a graph in the domain, now or while this claim stands.
+
+        Args:
+            simulated: the robot, if its driver is to be played here: then nobody else may have the
+                topics and services of that driver, or the commands could reach a real arm.
 
         Raises:
             ConfigError: somebody does.
@@ -45,9 +51,22 @@ class DomainClaim:
                 self._lock(domain, part)
         with contextlib.closing(Monitor()) as monitor:
             others = monitor.present(self._names, DISCOVERY_S)
+            driver = []
+            if not others and simulated is not None and 'sim_bridge' in self._names:
+                driver = monitor.driver(simulated)
         if others:
             self.close()
             raise _taken(domain, ', '.join(others))
+        if driver:
+            self.close()
+            raise ConfigError(
+                f'ROS_DOMAIN_ID: in domain {domain} there is already a driver of this arm '
+                f'({", ".join(driver)}), and a simulation would send it commands; end the driver, '
+                'or choose another domain')
+
+    def claim_for(self, composition: Composition) -> None:
+        """Claim the domain for a run of this configuration; see :meth:`claim`."""
+        self.claim(composition.robot if composition.where == 'sim' else None)
 
     def close(self) -> None:
         """Give the domain free."""

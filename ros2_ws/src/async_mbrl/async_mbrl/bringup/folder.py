@@ -45,7 +45,7 @@ class OpenRun:
 
 
 def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
-             check: Callable[[], None] = lambda: None,
+             check: Callable[[Composition], None] = lambda _: None,
              description: Callable[[], str | None] = lambda: None) -> OpenRun:
     """Check the configuration, then make the folder of a new run or open that of an old one.
 
@@ -54,7 +54,8 @@ def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
         share: folder that holds ``config/`` of the package.
         working: folder in which ``runs/`` lies.
         now: date and time, for the name of a new folder.
-        check: called when the configuration is found good, before anything is written; may raise.
+        check: called with the configuration that was found good, before anything is written; may
+            raise.
         description: called then, for a real arm: gives the URDF that its driver publishes, None
             if it does not. It tightens the limits of the robot.
 
@@ -75,7 +76,7 @@ def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
 
 
 def open_use(request: RunRequest, source: Path, working: Path, now: datetime,
-             check: Callable[[], None] = lambda: None,
+             check: Callable[[Composition], None] = lambda _: None,
              description: Callable[[], str | None] = lambda: None) -> OpenRun:
     """Make the folder of a run that uses what the run in ``source`` has learned.
 
@@ -100,8 +101,9 @@ def open_use(request: RunRequest, source: Path, working: Path, now: datetime,
 
 
 def _open(composition: Composition, root: Path, existing: bool, working: Path,
-          check: Callable[[], None], description: Callable[[], str | None]) -> OpenRun:
-    check()
+          check: Callable[[Composition], None],
+          description: Callable[[], str | None]) -> OpenRun:
+    check(composition)
     if composition.where == 'real' and (urdf := description()) is not None:
         composition = with_urdf(composition, urdf, 'robot_description')
     folder = RunFolder(root)
@@ -109,7 +111,8 @@ def _open(composition: Composition, root: Path, existing: bool, working: Path,
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock(root)
         write_atomically(folder.config, composition.to_yaml())
-        _point_latest(working, root)
+        if composition.run.mode == 'learn':     # what was learned last is what is used next
+            _point_latest(working, root)
     except OSError as error:
         raise ConfigError(f'run_dir: cannot write {root}: {error.strerror}; free some space, or '
                           'name another folder') from None
@@ -151,8 +154,14 @@ def resume(request: RunRequest, root: Path) -> Composition:
     return with_run(composition, root, motion_time)
 
 
-def start_lines(run: OpenRun) -> list[str]:
-    """Say what begins, whether the arm will move, and which limits a URDF has tightened."""
+def start_lines(run: OpenRun, commands: bool = True) -> list[str]:
+    """Say what begins, which limits are tightened, and whether the arm will move.
+
+    Args:
+        run: the run.
+        commands: whether what commands the arm is started here, or on another machine, which
+            then says whether it will move.
+    """
     composition = run.composition
     robot = composition.robot.name
     if composition.run.mode == 'use':
@@ -165,6 +174,8 @@ def start_lines(run: OpenRun) -> list[str]:
                  f'{composition.collection.motion_time_s:.0f} s of motion']
     if composition.tightened:
         lines.append(f'limits tightened by the URDF: {"; ".join(composition.tightened)}')
+    if not commands:
+        return lines
     if composition.run.dry_run:
         lines.append('DRY RUN: nothing is sent to the arm')
     elif composition.where == 'real':

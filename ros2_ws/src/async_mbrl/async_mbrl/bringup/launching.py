@@ -41,6 +41,7 @@ from async_mbrl.bringup.graph import (
 )
 from async_mbrl.bringup.supervisor import CONFIG_STATUS
 from async_mbrl.core.config import ConfigError
+from async_mbrl.core.run import RunFolder
 
 RESPAWN_DELAY_S = 0.5
 
@@ -125,16 +126,18 @@ def start(context: LaunchContext, file: GraphFile, given: Set[str]) -> list[Any]
     values['where'] = file.where or LaunchConfiguration('where').perform(context)
     if file.subnet:
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
+    elif values['where'] == 'sim':
+        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     domain = DomainClaim(file.nodes)
     try:
         run = open_run(parse_request(values), resources.share_folder(), Path.cwd(),
-                       datetime.now(), domain.claim, robot_description)
+                       datetime.now(), domain.claim_for, robot_description)
     except ConfigError as error:
         raise RuntimeError(str(error)) from None
     _open_runs.append((run, domain))
     descriptions = describe(run.composition, file.nodes)
     files = write_parameters(descriptions, run.folder.root / 'params')
-    return [*(LogInfo(msg=line) for line in start_lines(run)),
+    return [*(LogInfo(msg=line) for line in start_lines(run, 'controller' in file.nodes)),
             *actions(descriptions, files, run.folder.root)]
 
 
@@ -178,11 +181,15 @@ def again(item: NodeDescription, file: Path, root: Path) -> Any:
 
 def on_exit(name: str, root: Path) -> Any:
     """Give the handler of the exit of a required node, which ends the launch."""
+    from async_mbrl.reporting.outcome import read_summary, stopped
 
     def handle(event: Any, context: LaunchContext) -> list[Any]:
         if context.is_shutdown:
             return []
         if name == 'robot_interface' and event.returncode == 0:
+            if stopped(read_summary(RunFolder(root))):      # by ~/stop; as after Ctrl-C
+                return [LogInfo(msg=f'stopped; its files are in {root}'),
+                        Shutdown(reason='stopped')]
             return [
                 LogInfo(msg=f'run complete; judge it with: async-mbrl evaluate {root}; '
                             f'async-mbrl report {root}'),

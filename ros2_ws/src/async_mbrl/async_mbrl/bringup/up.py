@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 STATUS_NOT_LEARNED = 3
 """Exit status of a run that went well, but whose policy missed the success rate of its task."""
 
+STATUS_INTERRUPTED = 130
+"""Exit status of a run that was stopped in order before it was complete."""
+
 PERIOD_S = 0.1
 SCALARS_S = 2.0
 
@@ -70,7 +73,7 @@ def up(request: RunRequest, options: UpOptions, working: Path,
     Returns:
         Exit status: 0 if the evaluation met the task's success rate, or nothing was to be judged,
         3 if it did not, 1 if the run failed, 2 if a node refused its configuration, 130 or 143 if
-        it was interrupted.
+        it was interrupted or stopped. Using a policy has no other end than that: 0.
 
     Raises:
         ConfigError: the configuration does not fit; nothing was started.
@@ -83,10 +86,10 @@ def up(request: RunRequest, options: UpOptions, working: Path,
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     with closing(DomainClaim()) as domain:
         if source is None:
-            run = open_run(request, share_folder(), working, datetime.now(), domain.claim,
+            run = open_run(request, share_folder(), working, datetime.now(), domain.claim_for,
                            robot_description)
         else:
-            run = open_use(request, source, working, datetime.now(), domain.claim,
+            run = open_use(request, source, working, datetime.now(), domain.claim_for,
                            robot_description)
         with run.lock:
             before = written(run.folder)
@@ -237,7 +240,7 @@ def _finish(run: OpenRun, options: UpOptions, supervisor: Supervisor, before: Wr
         state = f'its files are in {folder.root}{missing}' if missing else (
             f'its files are complete in {folder.root}')
         said = reason if status >= 128 else f'error: run ended: {reason}'
-        print(f'{said}; {state}; resume it with --run-dir {folder.root}', file=sys.stderr,
+        print('; '.join(filter(None, (said, state, _resume_hint(run)))), file=sys.stderr,
               flush=True)
         return status
     if composition.run.mode == 'use':
@@ -257,6 +260,15 @@ def _finish(run: OpenRun, options: UpOptions, supervisor: Supervisor, before: Wr
         summary = outcome.evaluate_offline(folder, composition, options.episodes)
     close_run(folder, composition, summary, video=options.video)
     return 0 if outcome.succeeded(summary, composition) else STATUS_NOT_LEARNED
+
+
+def _resume_hint(run: OpenRun) -> str:
+    """Say how to go on with a run, empty where there is nothing to go on with."""
+    composition = run.composition
+    if composition.run.mode == 'use':
+        return ''
+    moves = composition.where == 'real' and not composition.run.dry_run
+    return f'resume it with --run-dir {run.folder.root}' + (' --no-dry-run' if moves else '')
 
 
 def conclude(folder: RunFolder, composition: Composition, status: int, reason: str,
@@ -285,10 +297,14 @@ def conclude(folder: RunFolder, composition: Composition, status: int, reason: s
         aftermath.make_up_summary(folder, composition, reason, interrupted)
     summary = outcome.read_summary(folder)
     seen = reason
-    if status == 0 and summary.get('phase') != 'done':
+    if status == 0 and outcome.stopped(summary):
+        status, reason = STATUS_INTERRUPTED, 'stopped'
+    elif status == 0 and summary.get('phase') != 'done':
         status, reason = 1, 'robot_interface ended before the run was complete'
     if summary.get('phase') == 'failed':
         reason = summary.get('reason') or reason
+    elif status >= 128 and composition.run.mode == 'use':
+        status = 0      # it goes on until somebody ends it
     counted = Counter(summary.get('respawns') or {})
     counted.update(respawns)
     more: dict[str, Any] = {'respawns': dict(counted),

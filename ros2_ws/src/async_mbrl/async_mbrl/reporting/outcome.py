@@ -21,6 +21,11 @@ EVALUATION_SEED = 1_000_003
 """Goals of the offline evaluation; far from the seeds of runs, so that no goal was seen before."""
 
 
+def stopped(summary: Mapping[str, Any]) -> bool:
+    """Say whether a run was ended in order before it was complete, by a signal or ``~/stop``."""
+    return summary.get('phase') not in ('done', 'failed') and summary.get('reason') == 'interrupted'
+
+
 def read_summary(folder: RunFolder) -> dict[str, Any]:
     """Give the summary of a run; empty if it has none.
 

@@ -12,6 +12,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from async_mbrl.core.robot import RobotConfig
 from async_mbrl.reporting.state import (
     BridgeHealth,
     ControllerHealth,
@@ -127,6 +128,20 @@ class Monitor:
                 return seen
             time.sleep(0.05)
         return []
+
+    def driver(self, robot: RobotConfig) -> list[str]:
+        """Say which ends of a driver of this robot are there; after :meth:`present`."""
+        node = self._node
+        found = []
+        if node.count_publishers(robot.joint_states_topic):
+            found.append(f'topic {robot.joint_states_topic} is published')
+        if node.count_subscribers(robot.commands_topic):
+            found.append(f'topic {robot.commands_topic} is subscribed to')
+        if robot.controller_manager:
+            service = node.resolve_service_name(f'{robot.controller_manager}/switch_controller')
+            if service in dict(node.get_service_names_and_types()):
+                found.append(f'service {service} is served')
+        return found
 
     def drain(self) -> list[Update]:
         """Give what arrived since the last call."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -9,9 +11,16 @@ import pytest
 import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import Trigger
 
 from async_mbrl.bringup import domain
+from async_mbrl.bringup.arguments import RunRequest
+from async_mbrl.bringup.compose import compose
+from async_mbrl.bringup.graph import LEARNERS
 from async_mbrl.core.config import ConfigError
+from async_mbrl.ros.monitor import Monitor
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +47,46 @@ def test_a_graph_of_somebody_else_is_discovered(monkeypatch: pytest.MonkeyPatch)
         with (closing(domain.DomainClaim()) as claim,
               pytest.raises(ConfigError, match='already a graph .robot_interface.')):
             claim.claim()
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def test_a_simulation_keeps_away_from_a_driver(monkeypatch: pytest.MonkeyPatch,
+                                               package_root: Path) -> None:
+    real = compose(RunRequest(where='real'), package_root, Path('/nowhere'))
+    simulated = dataclasses.replace(real, where='sim', robot=dataclasses.replace(
+        real.robot, controller_manager='manager', controllers=('own',)))
+    context = rclpy.Context()
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = Node('driver', context=context)
+    ends = {
+        'topic joint_states is published':
+            lambda: node.create_publisher(JointState, 'joint_states', 1),
+        'topic commands is subscribed to':
+            lambda: node.create_subscription(Float64MultiArray, 'commands', print, 1),
+        'service /manager/switch_controller is served':
+            lambda: node.create_service(Trigger, 'manager/switch_controller', print)}
+    try:
+        with closing(Monitor()) as monitor:
+            assert monitor.driver(simulated.robot) == []
+            expected = []
+            for words, create in ends.items():
+                create()
+                expected.append(words)
+                end = time.monotonic() + 10.0
+                while monitor.driver(simulated.robot) != expected and time.monotonic() < end:
+                    time.sleep(0.02)
+                assert monitor.driver(simulated.robot) == expected
+        monkeypatch.setattr(domain, 'DISCOVERY_S', 4.0)     # a second participant here waits 3 s
+        with (closing(domain.DomainClaim()) as claim,
+              pytest.raises(ConfigError, match='a driver of this arm .topic joint_states .* end')):
+            claim.claim_for(simulated)
+        monkeypatch.setattr(domain, 'DISCOVERY_S', 0.1)
+        with closing(domain.DomainClaim()) as claim:
+            claim.claim_for(real)       # that is the driver it needs
+        with closing(domain.DomainClaim(LEARNERS)) as claim:
+            claim.claim_for(simulated)  # its arm is simulated on the other machine
     finally:
         node.destroy_node()
         context.try_shutdown()

@@ -69,6 +69,8 @@ def test_defaults_fit_and_survive_a_round_trip(share: Path) -> None:
     ('task.goal_half_range=[0.1, 0.1]', ['goal_half_range']),
     ('robot.joint_names=[a, b, c, d, e, f, g]', ['joint', "'a'"]),
     ('nothing.here=1', ['nothing.here', 'unknown key', 'task']),
+    ('run.dry_run=false', ['run.dry_run', 'arguments', 'seed', 'dry_run']),
+    ('run.run_dir=/elsewhere', ['run.run_dir', 'arguments']),
     ('task=1', ['key.path=value']),
     ('robot.model=no.xml', ['no.xml']),
     ('network.squash=tanh', ['network.squash', 'me_ppo', "'clip'", "'tanh'"]),
@@ -287,6 +289,8 @@ def test_a_dry_run_is_never_resumed_with_motion_nor_the_other_way_round(share: P
         run = open_run(RunRequest(where='real', dry_run=dry_run, run_dir=name), share, tmp_path,
                        NOW)
         assert ('THE ARM WILL MOVE' in ' '.join(start_lines(run))) is (name == 'moving')
+        elsewhere = ' '.join(start_lines(run, commands=False))
+        assert 'MOVE' not in elsewhere and 'DRY' not in elsewhere
         run.lock.close()
     for request, words in (
             (RunRequest(where='real', dry_run=False, run_dir='dry'), 'dry_run True'),
@@ -313,6 +317,8 @@ def learned(share: Path, working: Path, name: str = 'mine', **request: object) -
 
 def test_what_was_learned_is_used_in_a_folder_of_its_own(share: Path, tmp_path: Path) -> None:
     source = learned(share, tmp_path)
+    (tmp_path / 'runs').mkdir()
+    newest = learned(share, tmp_path, 'runs/newest')
     run = open_use(RunRequest(where='real', dry_run=False), source, tmp_path, NOW)
     run.lock.close()
     settings = run.composition.run
@@ -321,6 +327,7 @@ def test_what_was_learned_is_used_in_a_folder_of_its_own(share: Path, tmp_path: 
     assert run.composition.guard.latch
     assert tuple(node.name for node in describe(run.composition)) == (
         'guard', 'controller', 'robot_interface', 'policy_learner')
+    assert (tmp_path / 'runs/latest').resolve() == newest.resolve()     # to be used again
     with pytest.raises(ConfigError, match='async-mbrl run'):
         open_run(RunRequest(run_dir=str(run.folder.root)), share, tmp_path, NOW)
     with pytest.raises(ConfigError, match=f'it uses {source}; name that one'):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import runpy
 import sys
@@ -91,11 +92,18 @@ def test_every_node_becomes_an_action(launching: Any, package_root: Path,
         assert named['additional_env']['OMP_NUM_THREADS'] == '1'
 
 
-def test_the_end_of_a_required_node_ends_the_launch(launching: Any) -> None:
+def test_the_end_of_a_required_node_ends_the_launch(launching: Any, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     going = types.SimpleNamespace(is_shutdown=False)
-    ended = launching.on_exit('robot_interface', Path('/run'))
+    ended = launching.on_exit('robot_interface', tmp_path)
     assert [type(action).__name__ for action in
             ended(types.SimpleNamespace(returncode=0), going)] == ['LogInfo', 'Shutdown']
+    said: list[str] = []
+    monkeypatch.setattr(launching, 'LogInfo', lambda msg: said.append(msg))
+    for phase, reason in (('done', ''), ('learning', 'interrupted')):
+        (tmp_path / 'summary.json').write_text(json.dumps({'phase': phase, 'reason': reason}))
+        ended(types.SimpleNamespace(returncode=0), going)
+    assert [text.split()[0] for text in said] == ['run', 'stopped;']
     died = launching.on_exit('controller', Path('/run'))
     assert [type(action).__name__ for action in
             died(types.SimpleNamespace(returncode=-9), going)] == ['OpaqueFunction']
@@ -145,12 +153,16 @@ def test_an_argument_that_is_given_counts_also_at_its_default(
 
 
 @pytest.mark.skipif(REAL, reason='reads how the stand-ins were made')
-@pytest.mark.parametrize(('given', 'expected'), [
-    ({}, RunRequest(where='real')), ({'where': 'sim'}, RunRequest(where='sim')),
-    ({'dry_run': 'false'}, RunRequest(where='real', dry_run=False))])
-def test_the_robot_pc_looks_for_the_workstation_and_moves_only_when_told(
-        launching: Any, package_root: Path, monkeypatch: pytest.MonkeyPatch,
-        given: dict[str, str], expected: RunRequest) -> None:
+@pytest.mark.parametrize(('file', 'given', 'expected', 'seen'), [
+    ('ROBOT_PC', {}, RunRequest(where='real'), 'SUBNET'),
+    ('ROBOT_PC', {'where': 'sim'}, RunRequest(where='sim'), 'SUBNET'),
+    ('ROBOT_PC', {'dry_run': 'false'}, RunRequest(where='real', dry_run=False), 'SUBNET'),
+    ('SIM', {}, RunRequest(where='sim'), 'LOCALHOST'),
+    ('REAL_ARM', {}, RunRequest(where='real'), None)])
+def test_who_is_looked_for_and_moves_only_when_told(
+        launching: Any, package_root: Path, monkeypatch: pytest.MonkeyPatch, file: str,
+        given: dict[str, str], expected: RunRequest, seen: str | None) -> None:
+    file = getattr(launching, file)
     asked: list[RunRequest] = []
 
     def open_run(request: RunRequest, *_others: Any) -> None:
@@ -160,10 +172,10 @@ def test_the_robot_pc_looks_for_the_workstation_and_moves_only_when_told(
     monkeypatch.setattr(launching, 'open_run', open_run)
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     monkeypatch.delenv('ROS_AUTOMATIC_DISCOVERY_RANGE')
-    values = {item.name: item.default for item in launching.ROBOT_PC.arguments} | given
+    values = {item.name: item.default for item in file.arguments} | given
     monkeypatch.setattr(launching, 'LaunchConfiguration', lambda name: types.SimpleNamespace(
         perform=lambda _context: values[name]))
     with pytest.raises(RuntimeError, match='enough'):
-        launching.start(None, launching.ROBOT_PC, set(given))
+        launching.start(None, file, set(given))
     assert asked == [expected]
-    assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'SUBNET'
+    assert os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE') == seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import signal
@@ -15,6 +16,7 @@ from async_mbrl.bringup import up
 from async_mbrl.bringup.aftermath import written
 from async_mbrl.bringup.arguments import RunRequest
 from async_mbrl.bringup.compose import Composition, compose
+from async_mbrl.bringup.folder import OpenRun
 from async_mbrl.bringup.graph import NodeDescription, describe
 from async_mbrl.bringup.processes import Launcher
 from async_mbrl.bringup.supervisor import State, Supervisor
@@ -61,6 +63,57 @@ def test_an_older_summary_is_not_taken_for_that_of_this_session(
     assert found['outcome']['reason'] == found['reason'] == reason != ''
     assert found['transitions']['collected'] == 0   # there is no journal
     assert {'data_time_ratio', 'latency_ms', 'learning_curve', 'waiting_share'} < set(found)
+
+
+@pytest.mark.parametrize(('mode', 'seen', 'expected'), [
+    ('learn', 0, (130, 'stopped')), ('learn', 143, (143, 'interrupted')),
+    ('use', 0, (0, 'stopped')), ('use', 130, (0, 'interrupted')), ('use', 1, (1, 'guard died'))])
+def test_an_end_in_order_is_no_failure(tmp_path: Path, composition: Composition, mode: str,
+                                       seen: int, expected: tuple[int, str]) -> None:
+    folder = RunFolder(tmp_path)
+    before = written(folder)
+    summary(folder, phase='learning', reason='interrupted')
+    composition = dataclasses.replace(composition, run=dataclasses.replace(
+        composition.run, mode=mode))
+    reason = {0: '', 1: 'guard died'}.get(seen, 'interrupted')
+    assert up.conclude(folder, composition, seen, reason, {}, before) == expected
+    status, reason = expected
+    assert json.loads(folder.summary.read_text())['outcome'] == {
+        'status': status, 'reason': reason}
+
+
+@pytest.mark.parametrize(('mode', 'where', 'dry_run', 'hint'), [
+    ('learn', 'sim', False, 'resume it with --run-dir {}'),
+    ('learn', 'real', True, 'resume it with --run-dir {}'),
+    ('learn', 'real', False, 'resume it with --run-dir {} --no-dry-run'),
+    ('use', 'real', False, '')])
+def test_how_to_go_on_is_said(tmp_path: Path, composition: Composition,
+                              capsys: pytest.CaptureFixture[str], mode: str, where: str,
+                              dry_run: bool, hint: str) -> None:
+    folder = RunFolder(tmp_path)
+    before = written(folder)
+    summary(folder, phase='failed', reason='a fault')
+    composition = dataclasses.replace(composition, where=where, run=dataclasses.replace(
+        composition.run, mode=mode, dry_run=dry_run))
+    supervisor = Supervisor(describe(composition), lambda _: Obedient(), lambda _line: None)
+    supervisor.status = 1
+    with open(tmp_path / 'lock', 'w') as lock:
+        run = OpenRun(composition, folder, False, lock)
+        assert up._finish(run, up.UpOptions(), supervisor, before) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith('error: run ended: a fault; ')
+    assert said.endswith('; ' + hint.format(tmp_path) if hint else str(tmp_path))
+
+
+def test_a_summary_made_up_says_what_kind_of_run_it_was(tmp_path: Path,
+                                                        composition: Composition) -> None:
+    folder = RunFolder(tmp_path)
+    composition = dataclasses.replace(composition, run=dataclasses.replace(
+        composition.run, mode='use', dry_run=True))
+    up.conclude(folder, composition, 1, 'robot_interface was ended by SIGKILL', {},
+                written(folder))
+    found = json.loads(folder.summary.read_text())
+    assert (found['mode'], found['dry_run']) == ('use', True)
 
 
 def test_a_journal_that_cannot_be_read_is_said(tmp_path: Path, composition: Composition) -> None:
