@@ -17,7 +17,7 @@ from async_mbrl.control.settings import ControllerSettings
 from async_mbrl.control.watchdog import GuardSettings
 from async_mbrl.core.config import ConfigError, load, parse_yaml, read_yaml, to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import JointLimits, RobotConfig, WorkspaceLimits, tighten
 from async_mbrl.core.run import RunSettings
 from async_mbrl.learning.config import (
     IMPROVEMENTS,
@@ -39,8 +39,9 @@ FAULT_PATIENCE_S = 600.0
 class Composition:
     """Configuration of every part of a run, each checked, and together found to fit.
 
-    Without ``plant`` the robot cannot be simulated. ``tightened`` says which limits of the robot
-    were tightened by a URDF when this was composed.
+    Without ``plant`` the robot cannot be simulated. ``robot_file`` is the path of the robot's file
+    where the robot is not one of the package. ``notes`` are lines to be said at the start: what
+    has tightened which limits.
     """
 
     run: RunSettings
@@ -56,11 +57,13 @@ class Composition:
     improvement: Any
     schedule: str = 'async'
     where: str = 'sim'
-    tightened: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    robot_file: str = ''
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def to_mapping(self) -> dict[str, Any]:
         """Give nested dicts and lists, as they stand in the ``config.yaml`` of a run."""
-        mapping: dict[str, Any] = {'schedule': self.schedule, 'where': self.where}
+        mapping: dict[str, Any] = {'schedule': self.schedule, 'where': self.where,
+                                   'robot_file': self.robot_file}
         for section in SECTIONS:
             part = getattr(self, section)
             mapping[section] = None if part is None else to_mapping(part)
@@ -138,7 +141,8 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
     overridden = override(mapping, request.set)
     origin = {section: str(file) for section, file in files.items() if section not in overridden}
     _add_kinematics(mapping, origin)
-    return _checked(mapping, schedule, where, origin)
+    return dataclasses.replace(_checked(mapping, schedule, where, origin),
+                               robot_file=str(robot_file) if own else '')
 
 
 def compose_use(source: Composition, root: Path, request: RunRequest,
@@ -170,7 +174,8 @@ def compose_use(source: Composition, root: Path, request: RunRequest,
     if where == 'real':
         mapping['run']['real_time_factor'] = 1.0
     _place(mapping, where, request.dry_run)
-    return _checked(mapping, source.schedule, where, {})
+    return dataclasses.replace(_checked(mapping, source.schedule, where, {}),
+                               robot_file=source.robot_file)
 
 
 def _find_own_model(robot: dict[str, Any], file: Path) -> None:
@@ -207,16 +212,18 @@ def recompose(mapping: Mapping[str, Any], source: Path) -> Composition:
         ConfigError: it does not fit.
     """
     for section in mapping:
-        if section not in (*SECTIONS, 'schedule', 'where'):
+        if section not in (*SECTIONS, 'schedule', 'where', 'robot_file'):
             raise ConfigError(f'{section}: unknown key (in {source}); known here: '
                               f'{", ".join(SECTIONS)}')
-    for section in (*SECTIONS, 'where'):
+    for section in (*SECTIONS, 'where', 'robot_file'):
         if section not in mapping:
             raise ConfigError(f'{section}: missing (in {source}); this is not the configuration '
                               'of a run of this version')
     schedule = _choose('schedule', mapping.get('schedule'), SCHEDULES)
     where = _choose('where', mapping['where'], PLACES)
-    return _checked(mapping, schedule, where, dict.fromkeys(SECTIONS, str(source)))
+    return dataclasses.replace(
+        _checked(mapping, schedule, where, dict.fromkeys(SECTIONS, str(source))),
+        robot_file=str(mapping['robot_file']))
 
 
 def override(mapping: dict[str, Any], changes: Sequence[str]) -> set[str]:
@@ -367,17 +374,60 @@ def with_urdf(composition: Composition, description: str, source: str) -> Compos
     Raises:
         ConfigError: it is no URDF, or what is left does not fit the robot or the task.
     """
-    from async_mbrl.core.urdf import joint_limits, parse, tighten
+    from async_mbrl.core import urdf
 
     robot = composition.robot
     try:
-        limits, changes = tighten(robot.limits, robot.joint_names,
-                                  joint_limits(parse(description)))
-        if not changes:
-            return composition
-        robot = dataclasses.replace(robot, limits=limits)
-        make_task(composition.task, robot)
+        given = urdf.joint_limits(urdf.parse(description))
+        if not set(given) & set(robot.joint_names):
+            return noted(composition, f'{source} limits none of the joints: it tightens nothing')
+        limits, changes = urdf.tighten(robot.limits, robot.joint_names, given)
+        return _tightened(composition, limits, robot.workspace, changes, source)
     except ConfigError as error:
         raise ConfigError(f'robot: {error} (limits of {source})') from None
-    return dataclasses.replace(composition, robot=robot,
-                               tightened=(*composition.tightened, *changes))
+
+
+def with_robot_file(composition: Composition, share: Path) -> Composition:
+    """Tighten limits and workspace of an earlier run by what the robot's file says now.
+
+    They are never loosened: what was learned within narrower ones stays there.
+
+    Args:
+        composition: configuration of the run.
+        share: folder that holds ``config/``.
+
+    Raises:
+        ConfigError: the file is not one of a robot, or what is left does not fit.
+    """
+    robot = composition.robot
+    file = resources.robot_file(share, composition.robot_file or robot.name)
+    if file is None:
+        return noted(composition, f'{composition.robot_file or robot.name} is not there any more: '
+                      'limits are those that the run had')
+    present = read_yaml(file)
+    try:
+        if tuple(present.get('joint_names') or ()) != robot.joint_names:
+            raise ConfigError('joint_names are not those of the run; give the robot a new name')
+        limits, changes = tighten(robot.limits, load(
+            JointLimits, present.get('limits') or {}, 'limits'), robot.joint_names)
+        workspace, more = tighten(robot.workspace, load(
+            WorkspaceLimits, present.get('workspace') or {}, 'workspace'), 'xyz')
+        return _tightened(composition, limits, workspace, (*changes, *more), str(file))
+    except ConfigError as error:
+        raise ConfigError(f'robot: {error} (in {file})') from None
+
+
+def noted(composition: Composition, line: str) -> Composition:
+    """Give the configuration with one more line to be said at the start."""
+    return dataclasses.replace(composition, notes=(*composition.notes, line))
+
+
+def _tightened(composition: Composition, limits: JointLimits, workspace: WorkspaceLimits,
+               changes: Sequence[str], source: str) -> Composition:
+    """Put in limits; a ConfigError says what does not fit."""
+    if not changes:
+        return composition
+    robot = dataclasses.replace(composition.robot, limits=limits, workspace=workspace)
+    make_task(composition.task, robot)
+    return noted(dataclasses.replace(composition, robot=robot),
+                 f'limits tightened by {source}: {"; ".join(changes)}')

@@ -14,7 +14,9 @@ from async_mbrl.bringup.compose import (
     Composition,
     compose,
     compose_use,
+    noted,
     recompose,
+    with_robot_file,
     with_run,
     with_urdf,
 )
@@ -57,7 +59,8 @@ def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
         check: called with the configuration that was found good, before anything is written; may
             raise.
         description: called then, for a real arm: gives the URDF that its driver publishes, None
-            if it does not. It tightens the limits of the robot.
+            if it does not. It tightens the limits of the robot; so does the file of the robot,
+            where the run began before.
 
     Raises:
         ConfigError: the configuration does not fit, the folder is that of another run, is in use,
@@ -72,10 +75,10 @@ def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
             raise ConfigError(f'run_dir: {root} exists, but is not the folder of a run (it has no '
                               'config.yaml); name another one')
         composition = compose(request, share, root)
-    return _open(composition, root, existing, working, check, description)
+    return _open(composition, root, existing, share, working, check, description)
 
 
-def open_use(request: RunRequest, source: Path, working: Path, now: datetime,
+def open_use(request: RunRequest, source: Path, share: Path, working: Path, now: datetime,
              check: Callable[[Composition], None] = lambda _: None,
              description: Callable[[], str | None] = lambda: None) -> OpenRun:
     """Make the folder of a run that uses what the run in ``source`` has learned.
@@ -97,15 +100,19 @@ def open_use(request: RunRequest, source: Path, working: Path, now: datetime,
     if architecture_hash(snapshot.architecture) != architecture_hash(expected):
         raise ConfigError(f'{policy}: not a policy for the robot, task and network of '
                           f'{source / "config.yaml"}; name a run whose files were left alone')
-    return _open(composition, root, False, working, check, description)
+    return _open(composition, root, False, share, working, check, description)
 
 
-def _open(composition: Composition, root: Path, existing: bool, working: Path,
+def _open(composition: Composition, root: Path, existing: bool, share: Path, working: Path,
           check: Callable[[Composition], None],
           description: Callable[[], str | None]) -> OpenRun:
     check(composition)
-    if composition.where == 'real' and (urdf := description()) is not None:
-        composition = with_urdf(composition, urdf, 'robot_description')
+    if composition.where == 'real':
+        if existing or composition.run.mode == 'use':   # begun with the file of another day
+            composition = with_robot_file(composition, share)
+        urdf = description()
+        composition = (noted(composition, 'no robot_description was heard: it tightens no limits')
+                       if urdf is None else with_urdf(composition, urdf, 'robot_description'))
     folder = RunFolder(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -151,6 +158,9 @@ def resume(request: RunRequest, root: Path) -> Composition:
             raise ConfigError(f'motion_time: {request.motion_time} is less than the {motion_time} '
                               f'of {root}; a run can only be extended')
         motion_time = request.motion_time
+    if request.robot is not None and request.robot.endswith('.yaml'):     # it may have moved
+        file = Path(request.robot).expanduser().resolve()
+        composition = replace(composition, robot_file=str(file))
     return with_run(composition, root, motion_time)
 
 
@@ -172,8 +182,7 @@ def start_lines(run: OpenRun, commands: bool = True) -> list[str]:
         lines = [f'{what} in {run.folder.root}: {robot} learns {composition.task.name} with '
                  f'{composition.run.algorithm}, seed {composition.run.seed}, '
                  f'{composition.collection.motion_time_s:.0f} s of motion']
-    if composition.tightened:
-        lines.append(f'limits tightened by the URDF: {"; ".join(composition.tightened)}')
+    lines += composition.notes
     if not commands:
         return lines
     if composition.run.dry_run:

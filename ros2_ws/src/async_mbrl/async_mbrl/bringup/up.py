@@ -89,8 +89,8 @@ def up(request: RunRequest, options: UpOptions, working: Path,
             run = open_run(request, share_folder(), working, datetime.now(), domain.claim_for,
                            robot_description)
         else:
-            run = open_use(request, source, working, datetime.now(), domain.claim_for,
-                           robot_description)
+            run = open_use(request, source, share_folder(), working, datetime.now(),
+                           domain.claim_for, robot_description)
         with run.lock:
             before = written(run.folder)
             with closing(Monitor()) as monitor:

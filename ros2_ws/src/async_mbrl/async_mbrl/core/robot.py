@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.kinematics import KinematicChain
@@ -53,6 +54,44 @@ class WorkspaceLimits:
         if not self.braking_acceleration > 0.0:
             raise ConfigError('workspace.braking_acceleration: '
                               f'{self.braking_acceleration} is not above 0')
+
+
+LEAST = ('position_lower', 'lower', 'minimum_height_m')
+"""Limits that are the tighter the greater they are."""
+
+Limits = TypeVar('Limits', JointLimits, WorkspaceLimits)
+
+
+def tighten(limits: Limits, other: Limits, names: Sequence[str]) -> tuple[Limits, tuple[str, ...]]:
+    """Take the tighter one of each limit; never the looser.
+
+    Args:
+        limits: those that are tightened.
+        other: those that may be tighter.
+        names: of the joints or axes that the numbers of each limit belong to.
+
+    Returns:
+        The limits, and what was tightened, as text for each number.
+
+    Raises:
+        ConfigError: one has another number of joints, or what is left of a workspace is empty.
+    """
+    found: dict[str, Any] = {}
+    changes = []
+    for field in dataclasses.fields(limits):
+        key, choose = field.name, max if field.name in LEAST else min
+        before, by = getattr(limits, key), getattr(other, key)
+        if not isinstance(before, tuple):
+            found[key] = choose(before, by)
+            if found[key] != before:
+                changes.append(f'{key} {before:g} -> {by:g}')
+            continue
+        if len(by) != len(names):
+            raise ConfigError(f'{key}: {len(by)} numbers for {len(names)}; give one each')
+        found[key] = tuple(map(choose, before, by))
+        changes += [f'{key} of {name} {old:g} -> {new:g}' for name, old, new in zip(
+            names, before, by, strict=True) if choose(old, new) != old]
+    return dataclasses.replace(limits, **found), tuple(changes)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -271,16 +272,75 @@ def test_limits_of_the_description_tighten_and_are_said(share: Path, tmp_path: P
     assert run.composition.robot.limits.velocity[3] == 1.5
     assert run.composition.robot.limits.effort[3] == 15.0
     lines = start_lines(run)
-    assert 'limits tightened by the URDF: velocity of elbow_flex 3 -> 1.5' in lines
+    assert 'limits tightened by robot_description: velocity of elbow_flex 3 -> 1.5' in lines
     assert 'DRY RUN: nothing is sent to the arm' in lines
     again = open_run(request, share, tmp_path, NOW, description=lambda: None)
     again.lock.close()
+    assert 'no robot_description was heard: it tightens no limits' in start_lines(again)
+    other = open_run(request, share, tmp_path, NOW,
+                     description=lambda: urdf.replace('elbow_flex', 'left_elbow_flex'))
+    other.lock.close()
+    assert ('robot_description limits none of the joints: it tightens nothing'
+            in start_lines(other))
     assert again.composition.robot.limits.velocity[3] == 1.5
     with pytest.raises(ConfigError, match='elbow_flex .*robot_description'):
         open_run(RunRequest(where='real'), share, tmp_path, NOW,
                  description=lambda: urdf.replace('"-9"', '"5"'))
     simulated = open_run(RunRequest(), share, tmp_path, NOW, description=lambda: 'not asked')
     simulated.lock.close()
+
+
+def test_a_run_that_goes_on_takes_up_narrower_limits_of_its_robot(share: Path,
+                                                                  tmp_path: Path) -> None:
+    source = learned(share, tmp_path, where='real', dry_run=False)
+    file = share / 'config/robots/arm7.yaml'
+    before = read_run(source).robot
+
+    def narrow(robot: dict[str, Any]) -> None:
+        robot['limits']['velocity'][0] = 0.5
+        robot['limits']['effort'][1] = 1000.0       # wider: not taken
+        robot['workspace']['minimum_height_m'] = 0.33
+
+    edit(file, narrow)
+    said = (f'limits tightened by {file}: velocity of shoulder_pan '
+            f'{before.limits.velocity[0]:g} -> 0.5; minimum_height_m '
+            f'{before.workspace.minimum_height_m:g} -> 0.33')
+    for run in (open_use(RunRequest(where='real'), source, share, tmp_path, NOW),
+                open_run(RunRequest(where='real', dry_run=False, run_dir='mine'), share, tmp_path,
+                         NOW)):
+        run.lock.close()
+        assert said in start_lines(run)
+        robot = run.composition.robot
+        assert robot.limits.velocity[0] == 0.5 and robot.workspace.minimum_height_m == 0.33
+        assert robot.limits.effort == before.limits.effort
+    simulated = open_use(RunRequest(), source, share, tmp_path, NOW)
+    simulated.lock.close()
+    assert 'tightened' not in ' '.join(start_lines(simulated))
+    edit(file, lambda robot: robot['joint_names'].reverse())
+    with pytest.raises(ConfigError, match='joint_names are not those of the run.*arm7.yaml'):
+        open_use(RunRequest(where='real'), source, share, tmp_path, NOW)
+
+
+def test_a_run_knows_the_file_of_a_robot_of_the_user(share: Path, tmp_path: Path,
+                                                     package_root: Path) -> None:
+    file = tmp_path / 'my_arm.yaml'
+    shutil.copy(share / 'config/robots/arm7.yaml', file)
+    edit(file, lambda robot: robot.update(name='my_arm'))
+    (tmp_path / 'reach.my_arm.yaml').write_text('success_rate: 0.5\n')
+    request = RunRequest(where='real', robot=str(file), run_dir='run')
+    open_run(request, share, tmp_path, NOW).lock.close()
+    edit(file, lambda robot: robot['limits']['velocity'].__setitem__(0, 0.5))
+    moved = tmp_path / 'elsewhere' / 'my_arm.yaml'
+    moved.parent.mkdir()
+    for where, robot, words in ((file, None, f'limits tightened by {file}: velocity'),
+                                (moved, None, f'{file} is not there any more'),
+                                (moved, str(moved), 'no robot_description')):
+        if where is moved and file.exists():
+            file.rename(moved)
+        run = open_run(RunRequest(where='real', robot=robot, run_dir='run'), share, tmp_path, NOW)
+        run.lock.close()
+        assert words in ' '.join(start_lines(run))
+        assert 'not there' not in ' '.join(start_lines(run)) or robot is None
 
 
 def test_a_dry_run_is_never_resumed_with_motion_nor_the_other_way_round(share: Path,
@@ -319,7 +379,7 @@ def test_what_was_learned_is_used_in_a_folder_of_its_own(share: Path, tmp_path: 
     source = learned(share, tmp_path)
     (tmp_path / 'runs').mkdir()
     newest = learned(share, tmp_path, 'runs/newest')
-    run = open_use(RunRequest(where='real', dry_run=False), source, tmp_path, NOW)
+    run = open_use(RunRequest(where='real', dry_run=False), source, share, tmp_path, NOW)
     run.lock.close()
     settings = run.composition.run
     assert (settings.mode, settings.policy_from, settings.dry_run) == ('use', str(source), False)
@@ -331,24 +391,24 @@ def test_what_was_learned_is_used_in_a_folder_of_its_own(share: Path, tmp_path: 
     with pytest.raises(ConfigError, match='async-mbrl run'):
         open_run(RunRequest(run_dir=str(run.folder.root)), share, tmp_path, NOW)
     with pytest.raises(ConfigError, match=f'it uses {source}; name that one'):
-        open_use(RunRequest(), run.folder.root, tmp_path, NOW)
+        open_use(RunRequest(), run.folder.root, share, tmp_path, NOW)
 
 
 def test_what_cannot_be_used_is_refused_with_the_remedy(share: Path, tmp_path: Path) -> None:
     dry = learned(share, tmp_path, 'dry', dry_run=True)
     with pytest.raises(ConfigError, match='dry run, .*--no-dry-run'):
-        open_use(RunRequest(), dry, tmp_path, NOW)
+        open_use(RunRequest(), dry, share, tmp_path, NOW)
     source = learned(share, tmp_path)
     policy = RunFolder(source).policy
     whole = policy.read_bytes()
     policy.write_bytes(whole[:-4])
     with pytest.raises(ConfigError, match='policy.safetensors'):
-        open_use(RunRequest(), source, tmp_path, NOW)
+        open_use(RunRequest(), source, share, tmp_path, NOW)
     policy.write_bytes(whole)
     edit(source / 'config.yaml', lambda content: content['network'].__setitem__('hidden', [9]))
     with pytest.raises(ConfigError, match='not a policy for the robot, task and network'):
-        open_use(RunRequest(), source, tmp_path, NOW)
+        open_use(RunRequest(), source, share, tmp_path, NOW)
     policy.unlink()
     with pytest.raises(ConfigError, match='has not saved a policy yet'):
-        open_use(RunRequest(), source, tmp_path, NOW)
+        open_use(RunRequest(), source, share, tmp_path, NOW)
     assert not list(tmp_path.glob('runs/*-use'))

@@ -10,10 +10,12 @@ import arm7
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from async_mbrl.core.config import ConfigError, load, to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig, policy_architecture
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import JointLimits, RobotConfig, WorkspaceLimits, tighten
 from async_mbrl.core.snapshot import architecture_hash
 from async_mbrl.tasks import ReachTask, TaskConfig, make_task
 
@@ -34,6 +36,35 @@ def changed(config: Any, key: str, value: Any) -> dict[str, Any]:
     else:
         node[last] = value
     return mapping
+
+
+@given(st.lists(st.floats(0.1, 10.0), min_size=8 * 7, max_size=8 * 7),
+       st.lists(st.floats(-3.0, 3.0), min_size=8, max_size=8))
+def test_limits_are_tightened_never_loosened(rows: list[float], space: list[float]) -> None:
+    numbers = np.reshape(rows, (8, 7))
+    numbers[0] *= -1.0      # position_lower
+    other = JointLimits(*(tuple(row) for row in numbers.tolist()))
+    limits, changes = tighten(ROBOT.limits, other, ROBOT.joint_names)
+    for field in dataclasses.fields(JointLimits):
+        before, by, found = (np.array(getattr(part, field.name))
+                             for part in (ROBOT.limits, other, limits))
+        expected = np.maximum if field.name == 'position_lower' else np.minimum
+        assert (found == expected(before, by)).all()
+        for index, name in enumerate(ROBOT.joint_names):
+            said = any(text.startswith(f'{field.name} of {name} ') for text in changes)
+            assert said == (found[index] != before[index])
+    before = ROBOT.workspace
+    try:
+        other_space = WorkspaceLimits(tuple(space[:3]), tuple(space[3:6]), space[6],
+                                      abs(space[7]))
+        found_space, _ = tighten(before, other_space, 'xyz')
+    except ConfigError:
+        return
+    for index in range(3):
+        assert found_space.lower[index] == max(before.lower[index], space[index])
+        assert found_space.upper[index] == min(before.upper[index], space[3 + index])
+    assert found_space.minimum_height_m == max(before.minimum_height_m, space[6])
+    assert found_space.braking_acceleration == min(before.braking_acceleration, abs(space[7]))
 
 
 @pytest.mark.parametrize('limit', LIMITS)
