@@ -64,7 +64,7 @@ from async_mbrl.ros.streams import (
     StreamPublisher,
     StreamSubscriber,
 )
-from async_mbrl.simulation.collision import CollisionChecker
+from async_mbrl.simulation.collision import BUILT_M, CollisionChecker
 
 TICK_S = 0.25
 STATUS_TICKS = 2
@@ -96,6 +96,10 @@ class RobotInterfaceBridge:
         self._session = time.time_ns()
         self._clearance = CollisionChecker(robot, config.collision_margin_m,
                                            config.floor_height_m)
+        if self._clearance.ignored:
+            node.get_logger().info('collisions are not looked for between '
+                                   f'{"; ".join(self._clearance.ignored)}: closer than '
+                                   f'{1e3 * BUILT_M:.0f} mm at home, so built that way')
         self._collector = Collector(task, config, run.seed, self._clearance)
         self._account = Account()
         self._journal: RunJournal | NoJournal

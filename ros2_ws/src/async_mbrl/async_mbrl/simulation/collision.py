@@ -23,7 +23,7 @@ REACTION_S = 0.08
 TOLERANCE_M = 1e-4
 """Least difference of two distances that counts."""
 
-BUILT_M = 0.02
+BUILT_M = 0.04
 """Distance at home at which two links, or a link and the floor, are never told to be too close."""
 
 
@@ -77,10 +77,17 @@ class CollisionChecker:
         self._over_floor = np.flatnonzero(moving & shapes) if floorless else np.zeros(0, int)
         self._floor_m = floor_height_m
         self._pose(self._home)
+        pairs: set[str] = set()
         for contact in self._data.contact[:self._data.ncon]:
-            first, second = (self._body[geom] for geom in contact.geom)
-            self._ignored[first, second] = self._ignored[second, first] = True
-        self._over_floor = self._over_floor[self._heights() >= max(margin_m, BUILT_M)]
+            if contact.dist < BUILT_M:
+                first, second = (self._body[geom] for geom in contact.geom)
+                self._ignored[first, second] = self._ignored[second, first] = True
+                pairs.add(' and '.join(sorted(self._name(geom) for geom in contact.geom)))
+        high = self._heights() >= BUILT_M
+        pairs |= {f'{self._name(geom)} and floor' for geom in self._over_floor[~high]}
+        self._over_floor = self._over_floor[high]
+        self.ignored = tuple(sorted(pairs))
+        """Pairs that are so close at home that they are left out, neighbours apart."""
 
     def clearance(self, position: np.ndarray) -> float:
         """Give the least distance in a pose (n,), rad; at most the margin, below 0 inside, m."""

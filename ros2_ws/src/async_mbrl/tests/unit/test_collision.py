@@ -45,7 +45,7 @@ def test_poses_in_collision(pose: np.ndarray, links: tuple[str, str]) -> None:
 
 
 def test_floor_is_the_plane_of_the_model_or_a_height(tmp_path: Path) -> None:
-    low = np.array([0.0, 1.3, 0.0, 0.2, 0.0, 0.0, 0.0])   # arm and tool hang down, 0.16 m high
+    low = np.array([0.0, 1.1, 0.0, 0.2, 0.0, 0.0, 0.0])   # arm and tool hang down, 0.15 m high
     assert 'floor' in CollisionChecker(arm7.robot(), 0.4).flaw(low)
     path = tmp_path / 'no_floor.xml'
     model = (Path(__file__).resolve().parents[2] / 'sim/arm7.xml').read_text()
@@ -54,6 +54,15 @@ def test_floor_is_the_plane_of_the_model_or_a_height(tmp_path: Path) -> None:
     robot = arm7.robot(model=str(path))
     assert CollisionChecker(robot, 0.02).flaw(low) == ''
     assert 'and floor' in CollisionChecker(robot, 0.02, floor_height_m=0.3).flaw(low)
+
+
+@pytest.mark.parametrize('margin', [0.0, 0.02, 0.1, 0.5])
+def test_what_is_left_out_does_not_depend_on_the_margin(margin: float) -> None:
+    wide = CollisionChecker(arm7.robot(), margin)
+    assert wide.ignored == checker().ignored
+    assert 'pedestal and shoulder' in wide.ignored and 'forearm and hand' in wide.ignored
+    assert not any('floor' in pair or pair == 'hand and pedestal' for pair in wide.ignored)
+    assert 'hand' in wide.flaw(DOWN)
 
 
 def test_normal_learning_never_meets_one() -> None:
