@@ -229,6 +229,21 @@ def test_a_robot_without_limits_is_refused(share: Path, missing: str) -> None:
     assert f'robot.{missing}.' in message and 'missing' in message
 
 
+def test_speeds_and_torque_rates_of_the_fr3_are_those_of_its_interface(share: Path) -> None:
+    composition = compose(RunRequest(robot='fr3'), share, Path('/nowhere'))
+    robot, task = composition.robot, composition.task
+    # libfranka, rate_limiting.h: ends of the joints, and speeds that fall towards them
+    ends = np.array([[-2.7501, 2.7501], [-1.7918, 1.7918], [-2.9065, 2.9065], [-3.0481, -0.1458],
+                     [-2.8101, 2.8101], [0.54092, 4.5205], [-3.0196, 3.0196]])
+    offset = np.array([0.30, 0.20, 0.20, 0.30, 0.35, 0.35, 0.35])
+    slope = np.array([12.0, 5.17, 7.0, 8.0, 34.0, 11.0, 34.0])
+    reach = np.maximum(task.start_half_range, task.goal_half_range)
+    left = np.abs(ends - np.array(robot.home)[:, None]).min(1) - reach
+    assert (np.array(robot.limits.velocity) <= np.sqrt(slope * left) - offset).all()
+    # What changes from one command to the next arrives in one step of 1 ms, of 1 N m at most.
+    assert max(robot.limits.effort_rate) / robot.control_rate_hz < 1.0
+
+
 @pytest.mark.parametrize('robot', ['arm7', 'fr3', 'ur5e', 'ur5e_jtc'])
 def test_every_robot_fits_its_model_its_task_and_its_workspace(share: Path, robot: str) -> None:
     composition = compose(RunRequest(robot=robot), share, Path('/x'))
