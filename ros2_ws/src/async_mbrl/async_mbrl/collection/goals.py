@@ -28,13 +28,16 @@ class GoalError(ValueError):
 
 
 class ToolFrame:
-    """Pose of the frame that the tool points are fixed to: that of the last link."""
+    """Pose of the tool: of the link that carries its points if one is named, or the last joint."""
 
     def __init__(self, robot: RobotConfig) -> None:
         """Take the kinematics of a robot."""
-        self._points = np.reshape(robot.kinematics.tool_points, (-1, 3))
-        self._kinematics = ToolKinematics(
-            dataclasses.replace(robot.kinematics, tool_points=_FRAME))
+        chain = robot.kinematics
+        frame = chain.tool_frame or _FRAME
+        origin, *axes = np.reshape(frame, (4, 3))
+        rotation = (np.array(axes) - origin).T
+        self._points = (np.reshape(chain.tool_points, (-1, 3)) - origin) @ rotation
+        self._kinematics = ToolKinematics(dataclasses.replace(chain, tool_points=frame))
 
     def pose(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give origin (3,), m, and rotation matrix (3, 3) in the base frame, of joints (n,)."""

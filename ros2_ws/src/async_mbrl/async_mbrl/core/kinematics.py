@@ -27,6 +27,9 @@ class KinematicChain:
     joint_quaternions: tuple[float, ...] = param('(joints, 4) orientations, w x y z')
     joint_axes: tuple[float, ...] = param('(joints, 3) unit axes in the joint frame')
     tool_points: tuple[float, ...] = param('(points, 3) points in the frame of the last joint, m')
+    tool_frame: tuple[float, ...] = param(
+        '(4, 3) origin of the frame of the tool, and ends of its unit axes, in the frame of the '
+        'last joint, m; empty: that frame itself', ())
 
     def __post_init__(self) -> None:
         joints = len(self.joint_axes) // 3
@@ -36,6 +39,8 @@ class KinematicChain:
             raise ConfigError(f'joint_positions, joint_quaternions: expected {joints} rows')
         if not self.tool_points or len(self.tool_points) % 3:
             raise ConfigError('tool_points: expected 3 numbers a point, at least one point')
+        if len(self.tool_frame) not in (0, 12):
+            raise ConfigError(f'tool_frame: {len(self.tool_frame)} numbers, expected 12 or none')
 
     @property
     def joints(self) -> int:

@@ -17,6 +17,9 @@ from async_mbrl.simulation.urdf import load_urdf
 
 _PACKAGE = 'async_mbrl'
 
+_AT_ORIGIN = 1e-6
+"""Difference, in m and of rotation matrices, up to which a link stands at the origin."""
+
 
 def find_model(name: str) -> Path:
     """Find a model by the name of a file in the package's ``sim/`` folder, or by a path.
@@ -153,16 +156,34 @@ def robot_kinematics(robot: Mapping[str, Any]) -> KinematicChain:
     """Take the table for forward kinematics out of the model that a robot names.
 
     Args:
-        robot: keys of :class:`RobotConfig` as read from its file: ``model``, ``joint_names``, and
-            ``tool_sites`` or else ``tool_link`` and ``tool_points``.
+        robot: keys of :class:`RobotConfig` as read from its file: ``model``, ``joint_names``,
+            ``base_frame``, and ``tool_sites`` or else ``tool_link`` and ``tool_points``.
 
     Raises:
-        ConfigError: as :func:`kinematics_from_model`.
+        ConfigError: as :func:`kinematics_from_model`; or the base frame is a link that does not
+            stand at the origin of the model.
     """
+    model = load_model(find_model(robot['model']))
+    _check_base(model, robot.get('base_frame') or RobotConfig.base_frame)
     return kinematics_from_model(
-        load_model(find_model(robot['model'])), robot['joint_names'],
-        robot.get('tool_sites') or (), robot.get('tool_link') or '',
+        model, robot['joint_names'], robot.get('tool_sites') or (), robot.get('tool_link') or '',
         robot.get('tool_points') or ())
+
+
+def _check_base(model: mujoco.MjModel, name: str) -> None:
+    """Refuse a base frame in which the poses of the model would be wrong."""
+    body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
+    if body < 0:
+        return      # a name for the world of the model
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    if _joints_above(model, body) or not (
+            np.allclose(data.xpos[body], 0.0, atol=_AT_ORIGIN)
+            and np.allclose(data.xmat[body], np.eye(3).ravel(), atol=_AT_ORIGIN)):
+        raise ConfigError(
+            f'base_frame: link {name!r} is at {np.round(data.xpos[body], 4).tolist()} m in the '
+            'model, turned or moving perhaps, but poses are given in the frame of its world; name '
+            'that frame, or let the model begin with the link')
 
 
 def kinematics_from_model(model: mujoco.MjModel, joint_names: Sequence[str],
@@ -215,9 +236,14 @@ def kinematics_from_model(model: mujoco.MjModel, joint_names: Sequence[str],
         axes.append(model.jnt_axis[index])
         origin, frame = anchor.copy(), body_frame.copy()
     points = [frame.T @ (position - origin) for _, _, position in tools]
+    tool_frame: tuple[float, ...] = ()
+    if tool_link and not tool_sites:
+        link = tools[0][1]
+        corners = data.xpos[link] + np.vstack([np.zeros(3), data.xmat[link].reshape(3, 3).T])
+        tool_frame = _flat([frame.T @ (corner - origin) for corner in corners])
     return KinematicChain(
         joint_positions=_flat(positions), joint_quaternions=_flat(quaternions),
-        joint_axes=_flat(axes), tool_points=_flat(points))
+        joint_axes=_flat(axes), tool_points=_flat(points), tool_frame=tool_frame)
 
 
 def _tools(model: mujoco.MjModel, data: mujoco.MjData, sites: str | Sequence[str], link: str,

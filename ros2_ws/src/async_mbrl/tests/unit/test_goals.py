@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import arm7
 import collection_rig as rig
+import mujoco
 import numpy as np
 import pytest
 
@@ -14,8 +16,10 @@ from async_mbrl.collection.collector import CollectionConfig, Collector
 from async_mbrl.collection.course import ControllerView, LearnerView, Phase, Surroundings
 from async_mbrl.collection.goals import REACHED_M, GoalCheck, GoalError, GoalSequence, ToolFrame
 from async_mbrl.core.clock import FakeClock
+from async_mbrl.core.kinematics import ToolKinematics
 from async_mbrl.core.transition import CommandKind, EpisodeCommand, Mode
 from async_mbrl.simulation.collision import CollisionChecker
+from async_mbrl.simulation.model import kinematics_from_model
 
 IDENTITY = np.array([0.0, 0.0, 0.0, 1.0])
 
@@ -42,6 +46,31 @@ def test_pose_of_the_tool_frame_is_the_goal_that_its_tool_points_make() -> None:
         origin, rotation = frame.pose(pose)
         goal = check().check(robot.base_frame, origin, 3.0 * quaternion(rotation), None)
         np.testing.assert_allclose(goal, task.tool_points(pose), atol=1e-6)
+
+
+def test_frame_of_the_tool_is_that_of_its_link() -> None:
+    urdf = """<robot name="a"><link name="base_link"/>{}<link name="tool"/>
+        <joint name="fixed" type="fixed"><parent link="last"/><child link="tool"/>
+        <origin xyz="0.1 0.2 0.3" rpy="0.4 0.5 0.6"/></joint>
+        <link name="last"><inertial><mass value="1"/>
+        <inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>
+        <joint name="turn" type="revolute"><parent link="base_link"/><child link="last"/>
+        <origin xyz="0 0 0.5" rpy="0.3 0 0"/><axis xyz="0 0 1"/>
+        <limit lower="-1" upper="1" effort="1" velocity="1"/></joint></robot>"""
+    model = mujoco.MjModel.from_xml_string(urdf.format(
+        '<mujoco><compiler fusestatic="false"/></mujoco>'))
+    points = np.array([[0.0, 0.0, 0.1], [0.05, 0.0, 0.1], [0.0, 0.07, 0.0]])
+    chain = kinematics_from_model(model, ['turn'], (), 'tool', points.ravel().tolist())
+    frame = ToolFrame(SimpleNamespace(kinematics=chain))  # type: ignore[arg-type]
+    data = mujoco.MjData(model)
+    data.qpos[0] = 0.7
+    mujoco.mj_kinematics(model, data)
+    origin, rotation = frame.pose(np.array([0.7]))
+    np.testing.assert_allclose(origin, data.body('tool').xpos, atol=1e-9)
+    np.testing.assert_allclose(rotation, data.body('tool').xmat.reshape(3, 3), atol=1e-9)
+    np.testing.assert_allclose(
+        frame.goal(origin, quaternion(rotation)),
+        ToolKinematics(chain).points(np.array([0.7])), atol=1e-6)
 
 
 @pytest.mark.parametrize(('frame', 'origin', 'turn', 'reason'), [

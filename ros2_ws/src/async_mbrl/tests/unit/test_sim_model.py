@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import arm7
 import mujoco
@@ -18,6 +19,7 @@ from async_mbrl.simulation.model import (
     find_model,
     kinematics_from_model,
     load_model,
+    robot_kinematics,
 )
 
 MODEL = load_model(find_model('arm7.xml'))
@@ -101,6 +103,24 @@ def test_joints_and_sites_that_the_model_lacks_are_named():
         kinematics_from_model(MODEL, names, ('gripper',))
     with pytest.raises(ConfigError, match='no site of the model begins with'):
         kinematics_from_model(MODEL, names, 'gripper_')
+
+
+@pytest.mark.parametrize(('place', 'fits'), [('', True), ('pos="0 0 0.5"', False),
+                                             ('euler="0 0 90"', False)])
+def test_base_frame_stands_at_the_origin_of_the_model(tmp_path: Path, place: str,
+                                                      fits: bool) -> None:
+    path = tmp_path / 'arm.xml'
+    path.write_text(f"""<mujoco><worldbody><body name="base" {place}>
+        <geom size="0.1"/><body name="link"><joint name="a"/><geom size="0.1"/><site name="tip"/>
+        </body></body></worldbody></mujoco>""")
+    robot = {'model': str(path), 'joint_names': ['a'], 'tool_sites': ['tip'], 'base_frame': 'base'}
+    for frame, good in (('base', fits), ('world', True), ('anything', True), ('link', False)):
+        robot['base_frame'] = frame
+        if good:
+            robot_kinematics(robot)
+        else:
+            with pytest.raises(ConfigError, match=f"base_frame: link '{frame}' is at"):
+                robot_kinematics(robot)
 
 
 def test_models_that_are_missing_or_broken_are_named(tmp_path):
