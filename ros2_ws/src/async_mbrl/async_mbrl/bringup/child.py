@@ -18,7 +18,7 @@ import threading
 import time
 
 PR_SET_PDEATHSIG = 1
-SPARE_DELAY_S = 8.0
+SPARE_DELAY_S = 3.0
 """A spare loads this late, so that it does not hold up what is starting now."""
 
 GRACE_S = 3.0
