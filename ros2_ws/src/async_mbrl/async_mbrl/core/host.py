@@ -27,22 +27,33 @@ class ProcessWatch:
         self.dead: tuple[int, ...] = ()
         """Processes that were watched and have ended, since the last :meth:`watch` of others."""
 
-    def watch(self, host: str, processes: tuple[int, ...]) -> None:
+    def watch(self, host: str, processes: tuple[int, ...]) -> bool:
         """Watch these processes from now on, in place of those before.
 
         Args:
             host: where they run, as :func:`host_id` gives it there.
             processes: their ids. One that has ended already counts as dead.
+
+        Returns:
+            Whether they can be; if not, because an id is none or they are too many, those before
+            are watched on.
         """
         wanted = processes if host == self._host else ()
         if set(wanted) == {*self._descriptors, *self.dead}:
-            return
+            return True
+        opened, dead = {}, []
+        try:
+            for process in dict.fromkeys(wanted):
+                try:
+                    opened[process] = os.pidfd_open(process)
+                except ProcessLookupError:
+                    dead.append(process)
+        except (OSError, OverflowError):
+            _close(opened)
+            return False
         self.close()
-        for process in wanted:
-            try:
-                self._descriptors[process] = os.pidfd_open(process)
-            except ProcessLookupError:
-                self.dead += (process,)
+        self._descriptors, self.dead = opened, tuple(dead)
+        return True
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -66,8 +77,12 @@ class ProcessWatch:
 
     def close(self) -> None:
         """Watch nothing any more."""
-        for descriptor in self._descriptors.values():
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        _close(self._descriptors)
         self._descriptors = {}
         self.dead = ()
+
+
+def _close(descriptors: dict[int, int]) -> None:
+    for descriptor in descriptors.values():
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

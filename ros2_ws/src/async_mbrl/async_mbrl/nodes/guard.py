@@ -126,13 +126,13 @@ class Guard(ManagedNode):
         self._watching = False
 
     def cleanup(self) -> None:
-        """Listen no more."""
-        self._configured = False
+        """Leave the safe command if the controller has the arm still, and listen no more."""
+        self._leave()
+        self._configured = self._watching = False
 
     def on_failure(self) -> None:
         """Leave the safe command."""
-        if self._configured and self._watchdog.armed:
-            self._send_safe()
+        self._leave()
 
     # ---- watching ----
 
@@ -168,10 +168,15 @@ class Guard(ManagedNode):
                                           throttle_duration_sec=1.0)
                 continue
             if message.source == 'controller':
-                self._processes.watch(message.host, tuple(message.processes))
+                if not self._processes.watch(message.host, tuple(message.processes)):
+                    self.get_logger().warning('safety_status: processes '
+                                              f'{list(message.processes)} cannot be watched',
+                                              once=True)
+                    continue
                 self._watchdog.heartbeat(state, now_s)
                 self._estop = state == Heartbeat.ESTOP
-        self._emergency_stop.poll()
+        if self._emergency_stop.poll():
+            self._estop = True      # until the controller, if there is one, says otherwise
 
     def _follow(self, now_s: float) -> None:
         """Keep the newest measured position: the place to hold once the controller is lost."""
@@ -212,11 +217,15 @@ class Guard(ManagedNode):
         while self._watching and self._watchdog.armed and time.monotonic() < end_s:
             self.wait()
             self.look()
+        self._leave()
+        self._parted = True
+
+    def _leave(self) -> None:
+        """Send the safe command, for good, if the controller has the arm still."""
         if self._watching and self._watchdog.armed and self._commands is not None:
             self._send_safe()
             self._commands.flush()
             self._commands.publisher.wait_for_all_acked(Duration(seconds=0.2))
-        self._parted = True
 
     # ---- reporting ----
 

@@ -34,6 +34,7 @@ class ArmWatch:
 
     def __init__(self, node: Node, robot: RobotConfig) -> None:
         """Subscribe."""
+        self._log = node.get_logger()
         self._topic = robot.joint_states_topic
         self._reader = JointStateReader(robot.joint_names)
         group = PolledGroup()
@@ -113,8 +114,12 @@ class ArmWatch:
         except MessageError:       # the controller's guard says so; its death is all we look for
             return
         if message.source == 'controller':
-            self._ended = message.state == msg.SafetyStatus.SHUTDOWN
-            self._processes.watch(message.host, tuple(message.processes))
+            processes = tuple(message.processes)
+            if self._processes.watch(message.host, processes):
+                self._ended = message.state == msg.SafetyStatus.SHUTDOWN
+            else:
+                self._log.warning(f'safety_status: processes {processes} cannot be watched',
+                                  once=True)
 
 
 def _polled(_message: Any) -> None:

@@ -105,13 +105,14 @@ class ControllerWatch:
         """Stop the arm if robot_interface has died, or the emergency stop was asked for."""
         while self._runs:
             self._follow(self._runs.popleft())
-        if self._robot_interface.watching and self._robot_interface.check():
-            process, = self._robot_interface.dead
+        for process in self._robot_interface.check():
             self._loop.set_cause(ROBOT_INTERFACE, True,
                                  f'robot_interface has died (process {process})')
+        # One that is taken back at once is a stop all the same.
         if self._emergency_stop.poll():
-            pressed = self._emergency_stop.pressed
-            self._loop.set_cause(EMERGENCY_STOP, pressed, f'topic {EMERGENCY_STOP}')
+            self._loop.set_cause(EMERGENCY_STOP, True, f'topic {EMERGENCY_STOP}')
+        if not self._emergency_stop.pressed:
+            self._loop.set_cause(EMERGENCY_STOP, False)
 
     def _follow(self, status: msg.RunStatus) -> None:
         if status.session != self._run_session:
@@ -119,8 +120,8 @@ class ControllerWatch:
             self._loop.set_cause(ROBOT_INTERFACE, False)
         if status.phase in ENDED or not status.process:
             self._robot_interface.close()
-        else:
-            self._robot_interface.watch(status.host, (status.process,))
+        elif not self._robot_interface.watch(status.host, (status.process,)):
+            self._log.warning(f'run_status: process {status.process} cannot be watched', once=True)
 
     # ---- callbacks of the executor ----
 

@@ -36,12 +36,13 @@ class EmergencyStopTopic:
         """What was said last."""
 
     def poll(self) -> bool:
-        """Listen; say whether anything was said."""
-        heard = False
+        """Listen; say whether a stop was asked for since the last time, taken back or not."""
+        asked = False
         for subscription in self._subscriptions:
             while (taken := subscription.handle.take_message(Bool, False)) is not None:
-                self.pressed, heard = bool(taken[0].data), True
-        return heard
+                self.pressed = bool(taken[0].data)
+                asked = asked or self.pressed
+        return asked
 
 
 def _polled(_message: Bool) -> None:
