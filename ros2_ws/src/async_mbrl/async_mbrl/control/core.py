@@ -39,6 +39,9 @@ IDLE, MOVING, RUNNING, HOLDING = 'idle', 'moving', 'running', 'holding'
 FAULT, ESTOP = 'fault', 'estop'
 STATES = (IDLE, MOVING, RUNNING, HOLDING, FAULT, ESTOP)
 
+STALL_S = 0.05
+"""After such a time between two ticks, wall time, guard may have sent the safe command."""
+
 NON_FINITE = 'non_finite'
 """Cause of too much in a row that was not finite. It is over at once; the fault stays."""
 
@@ -70,8 +73,8 @@ class ControlCore:
     """
 
     def __init__(self, robot: RobotConfig, task: Any, network: PolicyNetworkConfig, *,
-                 state_timeout_s: float | None = None, dry_run: bool = False,
-                 enabled: bool = True) -> None:
+                 state_timeout_s: float | None = None, stall_s: float = STALL_S,
+                 dry_run: bool = False, enabled: bool = True) -> None:
         """Prepare for a robot, a task (see :mod:`async_mbrl.tasks`) and a policy network.
 
         Args:
@@ -80,6 +83,8 @@ class ControlCore:
             network: shape of the policy.
             state_timeout_s: age at which joint states are stale, robot time; the robot's own
                 without it.
+            stall_s: time between two ticks, robot time, after which what was sent last may have
+                come from guard.
             dry_run: the commands are not sent to the arm: moves arrive when their time is over,
                 and the applied action is 0.
             enabled: whether orders are taken from the beginning.
@@ -108,6 +113,7 @@ class ControlCore:
         self._events: list[ControlStep] = []
         self._moving = False
         self._stale = False
+        self._stall_s = max(stall_s, 2.5 / self._rate_hz)
         self._episode = EpisodeCommand(CommandKind.HOLD)
         self._pinned = NO_VERSION
         self._phase_start_s = 0.0
@@ -253,14 +259,18 @@ class ControlCore:
             The command to send (n,), N m, rad/s or rad, valid until the next tick; None if nothing
             is to be sent.
         """
+        held_up = time_s - self._last_time_s > self._stall_s
         self._last_time_s = time_s
         if self._pending_policy is not None:
             self._swap_policy(time_s)
         age_s = time_s - state_time_s
-        fresh = (age_s <= self._state_timeout_s
-                 and all(map(math.isfinite, position.tolist()))
-                 and all(map(math.isfinite, velocity.tolist())))
+        finite = (all(map(math.isfinite, position.tolist()))
+                  and all(map(math.isfinite, velocity.tolist())))
+        fresh = finite and age_s <= self._state_timeout_s
         machine = self._machine
+        if held_up and finite and machine.sending:
+            # What is sent begins anew, as guard may have set the arm to something else.
+            self._filter.start(position, velocity)
         if not fresh:
             self._lose_states(age_s)
         machine.observe(fresh, self._policy.parameters is not None)

@@ -14,7 +14,7 @@ import traceback
 
 import numpy as np
 
-from async_mbrl.control.core import IDLE, STATES, ControlCore
+from async_mbrl.control.core import IDLE, STALL_S, STATES, ControlCore
 from async_mbrl.control.filter import COUNTS
 from async_mbrl.control.histogram import record
 from async_mbrl.control.mailbox import (
@@ -63,7 +63,7 @@ class ControlLoop:
         # Faster than real time the machine's own delays count for more robot time.
         self._core = ControlCore(robot, task, settings.network,
                                  state_timeout_s=robot.state_timeout_s * max(1.0, factor),
-                                 dry_run=settings.dry_run, enabled=False)
+                                 stall_s=STALL_S * factor, dry_run=settings.dry_run, enabled=False)
         self._layout = PolicyLayout(task, settings.network)
         self._wake = wake
         self._period_ns = round(1e9 / (robot.control_rate_hz * factor))

@@ -458,6 +458,36 @@ def test_a_move_that_was_held_up_is_given_up_instead_of_jumping_ahead():
     assert bench.plant.velocity == pytest.approx(np.zeros(JOINTS), abs=0.1)
 
 
+@pytest.mark.parametrize(('interface', 'scale'), [('effort', 4.0), ('velocity', 0.5)])
+def test_after_a_stall_what_is_sent_begins_anew(interface, scale):
+    """Guard has meanwhile sent the safe command, so that the last one is none to go on from."""
+    bench = Bench(command_interface=interface, action_scale=(scale,) * JOINTS)
+    bench.policy(bias=0.9)
+    bench.order(steps=100)
+    bench.until(StepKind.STEP)
+    bench.tick(200)
+    before = bench.sent[-1]
+    assert np.abs(before).max() > 0.2 * scale
+    bench.plant.velocity[:] = 0.0       # as guard has left it
+    bench.ticks += 40
+    bench.tick()
+    limits, period_s = bench.robot.limits, PERIOD_S
+    most = np.array(limits.effort_rate if interface == 'effort' else limits.acceleration)
+    assert (np.abs(bench.sent[-1]) <= most * period_s + 1e-9).all()
+
+
+def test_after_a_stall_positions_begin_where_the_arm_is():
+    bench = Bench(command_interface='position', action_scale=(0.2,) * JOINTS)
+    bench.policy(bias=0.9)
+    bench.order(steps=100)
+    bench.until(StepKind.STEP)
+    bench.tick(100)
+    assert np.abs(bench.sent[-1] - bench.plant.position).max() > 0.01
+    bench.ticks += 40
+    bench.tick()
+    assert bench.sent[-1] == pytest.approx(bench.plant.position, abs=1e-3)
+
+
 def test_halted_an_episode_ends_and_the_arm_is_braked():
     bench = Bench()
     bench.policy(bias=0.5)
