@@ -13,6 +13,9 @@ SPEED_FACTOR = 2.0
 SLACK_RAD = 0.05
 """Distance that is no jump, however short the time: noise, and messages that come in a bunch."""
 
+MOST_STAMPED_S = 1.0
+"""Time between two stamps that is believed, where the messages came closer together."""
+
 MOST_IN_A_ROW = 3
 """Implausible joint states in a row that are a fault."""
 
@@ -34,6 +37,7 @@ class Plausibility:
         self._most_speed = SPEED_FACTOR * np.array(velocity_limits)
         self._position: np.ndarray | None = None
         self._received_s = -math.inf
+        self._kept_stamp_ns = 0
         self._stamp_ns = 0
         self._past_stamp_ns = 0
         self._past_since_s = -math.inf
@@ -50,7 +54,8 @@ class Plausibility:
             stamp_ns: what its driver stamped it with, ns; 0 without a stamp.
             position: measured positions (n,), rad, finite.
         """
-        flaw = self._stamp_flaw(received_s, stamp_ns) or self._jump(received_s, position)
+        flaw = (self._stamp_flaw(received_s, stamp_ns)
+                or self._jump(received_s, stamp_ns, position))
         if flaw:
             self._plausible_since_s = math.inf
             return flaw
@@ -73,15 +78,20 @@ class Plausibility:
             return ''
         return f'their stamp is {1e-9 * (self._stamp_ns - stamp_ns):.3f} s before the last one'
 
-    def _jump(self, received_s: float, position: np.ndarray) -> str:
-        before, elapsed_s = self._position, received_s - self._received_s
+    def _jump(self, received_s: float, stamp_ns: int, position: np.ndarray) -> str:
+        before = self._position
         if before is None:
-            self._keep(received_s, position)
+            self._keep(received_s, stamp_ns, position)
             return ''
-        excess = np.abs(position - before) - self._most_speed * max(0.0, elapsed_s) - SLACK_RAD
+        elapsed_s = max(0.0, received_s - self._received_s)
+        if stamp_ns and self._kept_stamp_ns:
+            # One that was held up on its way comes close before the next, but was measured before.
+            stamped_s = 1e-9 * (stamp_ns - self._kept_stamp_ns)
+            elapsed_s = max(elapsed_s, min(stamped_s, MOST_STAMPED_S))
+        excess = np.abs(position - before) - self._most_speed * elapsed_s - SLACK_RAD
         worst = int(excess.argmax())
         if excess[worst] <= 0.0:
-            self._keep(received_s, position)
+            self._keep(received_s, stamp_ns, position)
             return ''
         self._in_a_row += 1
         flaw = (f'joint {worst} jumped by {position[worst] - before[worst]:.3f} rad in '
@@ -89,11 +99,12 @@ class Plausibility:
         if self._in_a_row >= MOST_IN_A_ROW:
             self.reason = f'{MOST_IN_A_ROW} joint states in a row are implausible: {flaw}'
         if self.reason:
-            self._keep(received_s, position)
+            self._keep(received_s, stamp_ns, position)
         return flaw
 
-    def _keep(self, received_s: float, position: np.ndarray) -> None:
-        self._position, self._received_s = position.copy(), received_s
+    def _keep(self, received_s: float, stamp_ns: int, position: np.ndarray) -> None:
+        self._position = position.copy()
+        self._received_s, self._kept_stamp_ns = received_s, stamp_ns
 
 
 class Standstill:

@@ -73,6 +73,26 @@ def test_single_jumps_are_dropped_and_several_in_a_row_are_a_fault_until_trust_i
     assert not joints.reason
 
 
+def test_one_that_was_held_up_on_its_way_makes_no_jumps_of_those_on_time():
+    def late(stamped: bool) -> Plausibility:
+        joints = Plausibility(SPEEDS)
+        for tick in range(100, 200):
+            received = tick if tick > 120 else tick + (20 if tick == 120 else 0)
+            if 120 < tick < 140:
+                continue        # nothing but the newest is kept, and this one came late
+            joints.flaw(received * PERIOD_S, tick * 2_000_000 if stamped else 0,
+                        HOME + [0.0, 1.8 * tick * PERIOD_S, 0.0])
+        return joints
+
+    assert not late(stamped=True).reason
+
+
+def test_stamps_that_are_far_apart_excuse_no_more_than_a_second():
+    joints = Plausibility(SPEEDS)
+    joints.flaw(1.0, 1_000_000_000, HOME)
+    assert 'jumped' in joints.flaw(1.002, 10_000_000_000, HOME + [0.0, 0.0, 1.2])
+
+
 def test_joint_states_of_the_past_are_dropped_unless_the_clock_itself_went_back():
     joints = Plausibility(SPEEDS)
     judge(joints, 0, stamp_ns=5_000_000_000)
