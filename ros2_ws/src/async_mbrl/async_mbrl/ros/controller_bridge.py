@@ -33,6 +33,7 @@ from async_mbrl.core.clock import RobotClock
 from async_mbrl.core.host import host_id
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode, StepKind
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import StreamBounds, subscribe
@@ -55,12 +56,16 @@ LAST_HEARTBEATS = 3
 REPORT_PERIOD_S = 0.5
 LEAD = 0.25
 """Joint states are taken this share of a period before a tick."""
-STOP_TIMEOUT_S = 1.0
+STOP_TIMEOUT_S = 1.5
+"""The loop takes 1 s at most to brake the arm and to come down to the safe command."""
+LAST_COMMANDS_S = 0.1
 BRAKING_S = 0.5
 """The arm is given so long to come to rest when it is let go."""
 
 JOINT_NAMES, JOINT_STATES = 'joint_names', 'joint_states'
 """Causes of a fault."""
+FOREIGN_S = 1.0
+"""Joint states of another robot are a fault if no right ones come within this time."""
 
 SAFETY_STATES = {Motion.FAULT: msg.SafetyStatus.FAULT, Motion.ESTOP: msg.SafetyStatus.ESTOP}
 MOST_RECOVERY_S = 1.5
@@ -97,6 +102,7 @@ class ControllerBridge:
         self._reader = JointStateReader(robot.joint_names)
         self._plausibility = Plausibility(robot.limits.velocity)
         self._joints_known = False
+        self._wrong_since_s = float('inf')
         self._factor = factor
         self._orders_end: tuple[int, int] = (0, 0)
         self._passed_over: EpisodeCommand | None = None
@@ -105,8 +111,10 @@ class ControllerBridge:
         self._joints = robot.joints
         self._interface = robot.command_interface
         self._ticks_told = 0
+        self._guard_armed = False
         self._host = host_id()
-        self._policy_published_ns: collections.OrderedDict[Any, int] = collections.OrderedDict()
+        self._policy_adopted_s: collections.OrderedDict[Version, float] = (
+            collections.OrderedDict())
         self._commands = CommandPublisher(node, robot, options.dry_run)
         self._safety = node.create_publisher(msg.SafetyStatus, 'safety_status', qos.HEARTBEAT)
         self._steps = StreamPublisher(node, CONTROL_STEPS, session=self._session)
@@ -151,18 +159,26 @@ class ControllerBridge:
                     and float(np.abs(measured[2]).max()) < AT_REST_RAD_S):
                 return
 
-    def close(self) -> None:
-        """End the loop, the safe command being the last that is sent, and say how that went."""
+    def close(self, reason: str = '') -> None:
+        """End the loop, the safe command being the last that is sent, and say how that went.
+
+        Args:
+            reason: why the controller has failed, for guard, which goes on then; empty if it has
+                not.
+        """
         if self._closing:
             return
         self._closing = True
         # Guard must know that the loop is about to end before it does.
         self._last_heartbeats(*self._safety_state())
         self._loop.ask_to_stop()
+        end_s = time.monotonic() + STOP_TIMEOUT_S
         self._thread.join(STOP_TIMEOUT_S)
-        status = self._loop.join(STOP_TIMEOUT_S)
+        status = self._loop.join(max(0.0, end_s - time.monotonic()))
+        # It may have been held up, with the loop's last commands in hand.
+        self._thread.join(LAST_COMMANDS_S)
         self._intake.close()
-        reason = self._died or self._intake.failure
+        reason = self._died or self._intake.failure or reason
         if status != 0 or not self._loop.count('ended') or self._thread.is_alive():
             reason = reason or f'the control loop did not end as asked (status {status})'
             self._send_safe()
@@ -209,8 +225,13 @@ class ControllerBridge:
         self._loop.put_state(received_s, *joints)
 
     def _on_wrong_joints(self, reason: str) -> None:
-        """Fail where the robot is another one; later on it is somebody else who publishes too."""
-        if not self._joints_known:
+        """Fail where the robot is another one.
+
+        If right ones came before, or soon do, it is only somebody else who publishes too.
+        """
+        now_s = time.monotonic()
+        self._wrong_since_s = min(self._wrong_since_s, now_s)
+        if not self._joints_known and now_s - self._wrong_since_s >= FOREIGN_S:
             self._loop.set_cause(JOINT_NAMES, True, reason)
         self._drop_state(reason)
 
@@ -286,7 +307,7 @@ class ControllerBridge:
                 ended = bool(loop.count('ended'))
                 command = loop.newest_command()
                 if command is not None:
-                    self._commands.publish(command)
+                    self._send(command)
                 if late:        # the tick was: the next one must not go without
                     self._take_joint_state()
                 self._publish_events()
@@ -307,15 +328,16 @@ class ControllerBridge:
 
     def _publish_events(self) -> None:
         while (adoption := self._loop.next_adoption()) is not None:
-            self._policy_published_ns[adoption.version] = adoption.publish_time_ns
-            while len(self._policy_published_ns) > 100:
-                self._policy_published_ns.popitem(last=False)
-            self.report.policy_adopted(adoption)
+            now_s = time.monotonic()
+            self._policy_adopted_s[adoption.version] = now_s
+            while len(self._policy_adopted_s) > 100:
+                self._policy_adopted_s.popitem(last=False)
+            self.report.policy_adopted(adoption, now_s)
         while (step := self._loop.next_step()) is not None:
             self._publish_step(step)
-            published_ns = self._policy_published_ns.get(step.policy_version)
-            if step.kind == StepKind.STEP and step.mode == Mode.LEARNING and published_ns:
-                self.report.policy_acted((time.time_ns() - published_ns) * 1e-9)
+            adopted_s = self._policy_adopted_s.get(step.policy_version)
+            if step.kind == StepKind.STEP and step.mode == Mode.LEARNING and adopted_s is not None:
+                self.report.policy_acted(time.monotonic() - adopted_s)
         command, self._passed_over = self._passed_over, None
         if command is not None and command.kind == CommandKind.RUN_EPISODE:
             # Of several only the last can be waited for.
@@ -328,6 +350,12 @@ class ControllerBridge:
         stamp_s = self._node.get_clock().now().nanoseconds * 1e-9 - age_s
         self._steps.publish(step_to_message(dataclasses.replace(step, time_s=max(0.0, stamp_s)),
                                             self._steps.next_number, self._session))
+
+    def _send(self, command: bytes) -> None:
+        """Publish a command of the loop; guard is told before the first of a sequence."""
+        if not self._guard_armed:
+            self._publish_safety(msg.SafetyStatus.ACTIVE)
+        self._commands.publish(command)
 
     def _beat(self) -> None:
         ticks = self._loop.count('ticks')
@@ -350,6 +378,10 @@ class ControllerBridge:
             processes=[os.getpid()] if self._closing else [os.getpid(), self._loop.pid])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._safety.publish(message)
+        if state == msg.SafetyStatus.ACTIVE:
+            self._guard_armed = True
+        elif state in (msg.SafetyStatus.IDLE, msg.SafetyStatus.SHUTDOWN):
+            self._guard_armed = False
 
     def _die(self, reason: str) -> None:
         """Have the node end, the safe command sent first; guard goes on with it."""

@@ -47,7 +47,7 @@ class ControllerReport:
         self._session = session
         self._dry_run = dry_run
         self._version: Version = NO_VERSION
-        self._published_ns = 0
+        self._adopted_s: float | None = None
         self._latencies_s: collections.deque[float] = collections.deque(maxlen=KEPT)
         self._ages_s: collections.deque[float] = collections.deque(maxlen=KEPT)
         self._states = Arrivals()
@@ -65,9 +65,9 @@ class ControllerReport:
         self._states_dropped += 1
         self._last_drop = reason
 
-    def policy_adopted(self, adoption: Adoption) -> None:
-        """Note the first tick with a policy."""
-        self._version, self._published_ns = adoption.version, adoption.publish_time_ns
+    def policy_adopted(self, adoption: Adoption, now_s: float) -> None:
+        """Note the first tick with a policy, at a steady time."""
+        self._version, self._adopted_s = adoption.version, now_s
         if adoption.publish_time_ns:
             self._latencies_s.append((adoption.first_tick_ns - adoption.publish_time_ns) * 1e-9)
 
@@ -77,8 +77,11 @@ class ControllerReport:
 
     @property
     def policy_age_s(self) -> float:
-        """Time since the policy in use was published, s; 0 without one."""
-        return (time.time_ns() - self._published_ns) * 1e-9 if self._published_ns else 0.0
+        """Time since the policy in use was taken over, s; 0 without one.
+
+        On the clock of this machine: that of the publisher may be wrong, or be set meanwhile.
+        """
+        return 0.0 if self._adopted_s is None else time.monotonic() - self._adopted_s
 
     def publish(self, next_control_step: int, next_episode_command: int) -> None:
         """Publish the status."""
