@@ -38,10 +38,6 @@ class SnapshotAcceptance:
         if publisher == self._publisher:
             self._last_heard_s = now_s
 
-    def holds(self, publisher: str) -> bool:
-        """Whether a publisher is the one whose snapshots are accepted now."""
-        return bool(self._publisher) and publisher == self._publisher
-
     def refuse(self, reason: str) -> None:
         """Count a snapshot that was refused."""
         self.refused += 1

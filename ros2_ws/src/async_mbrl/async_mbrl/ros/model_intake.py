@@ -121,7 +121,7 @@ class ModelIntake:
 
     def _offer(self, publisher: str, snapshot: Snapshot) -> None:
         others = self._strangers()
-        if others and not self._acceptance.holds(publisher):
+        if others:     # one of them may have copied the publisher_id of the learner
             if unknown(others):     # discovery is not through yet
                 self._waiting = publisher, snapshot
                 return

@@ -137,7 +137,7 @@ class PolicyIntake:
     def _offer(self, publisher: str, parameters: PolicyParameters) -> None:
         before = self.acceptance.refused
         others = strangers(self._node, self._topic, _PUBLISHER)
-        if others and not self.acceptance.holds(publisher):
+        if others:     # one of them may have copied the publisher_id of the learner
             if unknown(others):     # discovery is not through yet
                 self._waiting = (publisher, parameters)
                 return

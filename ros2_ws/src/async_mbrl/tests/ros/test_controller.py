@@ -17,7 +17,7 @@ from process_rig import ABORTED, END, LIMIT_S, MOVE_DONE, ROBOT, STEP, TASK, Rig
 
 from async_mbrl.control.acceptance import PUBLISHER_TIMEOUT_S
 from async_mbrl.core.snapshot import Version
-from async_mbrl.ros import qos
+from async_mbrl.ros import controller_bridge, qos
 from async_mbrl.ros.controller_bridge import ControllerBridge, LoopDied
 from async_mbrl.ros.convert import snapshot_to_messages, step_from_message, to_seconds
 
@@ -128,6 +128,11 @@ def test_only_verified_policies_of_one_publisher_are_applied(rig):
         other.publish(message)
     refused = rig.statuses[-1].policies_rejected
     rejected('/stranger may publish policies, too')
+    for message in snapshot_to_messages(make_snapshot(TASK, Version(2, 1)), 'second',
+                                        rig.node.get_clock().now().to_msg()):
+        other.publish(message)      # it has copied who it says it is
+    refused = rig.statuses[-1].policies_rejected
+    rejected('/stranger may publish policies, too')
     assert rig.statuses[-1].policies_applied == 2
     stranger.destroy_node()
 
@@ -217,6 +222,44 @@ def test_guard_stops_the_arm_when_the_controller_is_killed(rig):
     rig.spin(0.3)
     assert len([when for when, _ in rig.commands if when > stopped_s]) > 15
     assert gone(loop)
+
+
+def test_guard_is_told_before_the_first_command_of_a_sequence(monkeypatch):
+    active, fault, idle = (msg.SafetyStatus.ACTIVE, msg.SafetyStatus.FAULT,
+                           msg.SafetyStatus.IDLE)
+    said = []
+    stand = SimpleNamespace(
+        _loop=SimpleNamespace(count=lambda _: 0, pid=1), _host='here', _closing=False,
+        _guard_armed=False, _node=rclpy.create_node('stand'),
+        _safety=SimpleNamespace(publish=lambda message: said.append(message.state)),
+        _commands=SimpleNamespace(publish=said.append))
+    stand._publish_safety = lambda *state: ControllerBridge._publish_safety(stand, *state)
+    for state in (idle, fault, active, fault, idle):
+        stand._publish_safety(state)
+        ControllerBridge._send(stand, b'first')
+        ControllerBridge._send(stand, b'second')
+    first, second = b'first', b'second'
+    assert said == [idle, active, first, second, fault, first, second, active, first, second,
+                    fault, first, second, idle, active, first, second]
+    stand._node.destroy_node()
+
+
+def test_joint_states_of_another_robot_that_come_first_are_a_fault_only_if_no_others_follow(
+        monkeypatch):
+    causes, clock = [], SimpleNamespace(now_s=10.0)
+    stand = SimpleNamespace(
+        _joints_known=False, _wrong_since_s=float('inf'), _drop_state=lambda _: None,
+        _loop=SimpleNamespace(set_cause=lambda *cause: causes.append(cause)))
+    monkeypatch.setattr(controller_bridge.time, 'monotonic', lambda: clock.now_s)
+    for clock.now_s in (10.0, 10.5, 10.9):
+        ControllerBridge._on_wrong_joints(stand, 'a gripper')
+    assert causes == []
+    clock.now_s = 11.1
+    ControllerBridge._on_wrong_joints(stand, 'a gripper')
+    assert causes == [('joint_names', True, 'a gripper')]
+    stand._joints_known = True
+    ControllerBridge._on_wrong_joints(stand, 'a gripper')
+    assert len(causes) == 1
 
 
 def test_a_command_thread_that_fails_ends_the_controller(monkeypatch):
