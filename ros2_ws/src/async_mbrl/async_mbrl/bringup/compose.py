@@ -34,6 +34,9 @@ SECTIONS = ('run', 'robot', 'plant', 'task', 'collection', 'controller', 'guard'
 FAULT_PATIENCE_S = 600.0
 """Time that a run on a real arm waits for somebody to clear a fault, if nothing else is said."""
 
+HEARTBEATS_IN_TIMEOUT = 4
+"""Control ticks, and so heartbeats at the most, that guard must wait for before it acts."""
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -335,6 +338,7 @@ def _checked(mapping: Mapping[str, Any], schedule: str, where: str,
     if where == 'real' and run.real_time_factor != 1.0:
         raise ConfigError(f'real_time_factor: {run.real_time_factor}, but a real arm keeps to the '
                           'clock; leave it 1')
+    _check_guard(composition)
     make_task(composition.task, composition.robot)
     try:
         check_network(composition.improvement, composition.network)
@@ -349,6 +353,21 @@ def _checked(mapping: Mapping[str, Any], schedule: str, where: str,
         except ConfigError as error:
             raise ConfigError(f'robot.{error}{_origin("robot", origin)}') from None
     return composition
+
+
+def _check_guard(composition: Composition) -> None:
+    """See to it that guard does not take a slow control loop for a silent one.
+
+    Raises:
+        ConfigError: heartbeats, of which there is one a control tick at most, come too seldom.
+    """
+    rate_hz = composition.robot.control_rate_hz * composition.run.real_time_factor
+    least_s = HEARTBEATS_IN_TIMEOUT / rate_hz
+    if composition.guard.timeout_s < least_s - 1e-9:
+        raise ConfigError(f'guard.timeout_s: {composition.guard.timeout_s}, but the controller '
+                          f'shows life {rate_hz:g} times a second of wall time (control_rate_hz '
+                          f'times real_time_factor); at least {least_s:.3f} s are needed: raise '
+                          'control_rate_hz, or guard.timeout_s')
 
 
 def _origin(section: str, origin: Mapping[str, str]) -> str:

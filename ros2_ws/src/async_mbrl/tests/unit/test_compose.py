@@ -53,6 +53,13 @@ def refused(request: RunRequest, share: Path) -> str:
     return message
 
 
+def test_a_loop_too_slow_for_guard_is_refused(share: Path) -> None:
+    slow = ('robot.control_rate_hz=40', )
+    message = refused(RunRequest(set=slow), share)
+    assert 'guard.timeout_s' in message and '0.100 s are needed' in message
+    assert compose(RunRequest(set=(*slow, 'guard.timeout_s=0.1')), share, Path('/nowhere'))
+
+
 def test_defaults_fit_and_survive_a_round_trip(share: Path) -> None:
     composition = compose(RunRequest(), share, Path('/somewhere'))
     again = recompose(yaml.safe_load(composition.to_yaml()), Path('config.yaml'))
