@@ -136,13 +136,15 @@ def conclude(arguments: argparse.Namespace, result: dict[str, Any], troubles: li
     arguments.output.write_text(json.dumps(result, indent=1) + '\n')
     for kind, row in result['faults'].items():
         hold = '' if row['worst_hold_ms'] is None else f'worst hold {row["worst_hold_ms"]:8.1f} ms'
-        print(f'{kind:36s} {row["survived"]:4d} of {row["trials"]:4d} survived   {hold}')
+        again = f'   {row["repeats"]} repeated' if row['repeats'] else ''
+        print(f'{kind:36s} {row["survived"]:4d} of {row["trials"]:4d} survived   {hold}{again}')
     trials = sum(row['trials'] for row in result['faults'].values())
     broken = trials - sum(row['survived'] for row in result['faults'].values())
     print(f'{len(result["faults"])} kinds, {trials} trials, {broken} not survived; '
           f'{result["transitions_lost"]} transitions lost, {result["limit_violations_sent"]} '
           f'commands beyond limits, {result["unverified_policies_acted"]} unverified actions; '
-          f'{arguments.output}')
+          f'{sum(row["repeats"] for row in result["faults"].values())} trials were made again '
+          f'because the instrument had stalled; {arguments.output}')
     for kind, reason in not_run.items():
         print(f'not run: {kind}: {reason}')
     for trouble in troubles:

@@ -46,6 +46,8 @@ class Trial:
     survived: bool
     why: str = ''
     took_s: float = 0.0
+    repeats: int = 0
+    """Times that it was made again because the instrument itself had stalled."""
     outcome: Outcome = field(default_factory=Outcome)
 
 
@@ -100,6 +102,7 @@ def summarise(trials: Iterable[Trial]) -> dict[str, Any]:
         holds = [t.outcome.hold_ms for t in made if t.outcome.hold_ms is not None]
         faults[kind] = {
             'trials': len(made), 'survived': sum(t.survived for t in made),
+            'repeats': sum(t.repeats for t in made),
             'worst_hold_ms': round(max(holds), 2) if holds else None,
             **({'median_hold_ms': round(float(np.median(holds)), 2)} if holds else {}),
             **_extremes(made)}

@@ -126,7 +126,7 @@ def run_arm(ledger: Ledger, todo: Sequence[tuple[Kind, int]], seed: int, folder:
             trial, rig, stalled = _try(rig, kind, index, seed)
             if trial.survived or not stalled or repeat + 1 == REPEATS:
                 break
-        ledger.add(replace(trial, took_s=time.monotonic() - begun_s))
+        ledger.add(replace(trial, took_s=time.monotonic() - begun_s, repeats=repeat))
     if rig is not None:
         rig.close()
 

@@ -61,7 +61,8 @@ def test_a_ledger_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / 'trials.jsonl'
     ledger = Ledger(path, resume=False)
     ledger.add(Trial('a', 0, True, outcome=Outcome(hold_ms=12.0, facts={'back_s': 3.0})))
-    ledger.add(Trial('a', 3, False, 'why', outcome=Outcome(hold_ms=120.0, violations=2)))
+    ledger.add(Trial('a', 3, False, 'why', outcome=Outcome(hold_ms=120.0, violations=2),
+                     repeats=2))
     with open(path, 'a') as file:
         file.write('{"kind": "a", "ind')
     resumed = Ledger(path, resume=True)
@@ -70,6 +71,7 @@ def test_a_ledger_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     assert result['limit_violations_sent'] == 2 and result['transitions_lost'] == 0
     row = result['faults']['a']
     assert (row['trials'], row['survived'], row['worst_hold_ms']) == (2, 1, 120.0)
+    assert row['repeats'] == 2
     assert row['worst_back_s'] == 3.0 and row['not_survived'] == ['3: why']
     assert Ledger(path, resume=False).trials == []
 
