@@ -188,7 +188,8 @@ def on_exit(name: str, root: Path) -> Any:
             return []
         if name == 'robot_interface' and event.returncode == 0:
             if stopped(read_summary(RunFolder(root))):      # by ~/stop; as after Ctrl-C
-                return [LogInfo(msg=f'stopped; its files are in {root}'),
+                return [LogInfo(msg='stopped; resume it with the same arguments and '
+                                    f'run_dir:={root}'),
                         Shutdown(reason='stopped')]
             return [
                 LogInfo(msg=f'run complete; judge it with: async-mbrl evaluate {root}; '
