@@ -7,7 +7,7 @@ import time
 from rclpy.clock import Clock, ClockType
 from std_srvs.srv import Trigger
 
-from async_mbrl.control.motion import EMERGENCY_STOP
+from async_mbrl.control.motion import EMERGENCY_STOP, Motion
 from async_mbrl.control.move import AT_REST_RAD_S
 from async_mbrl.control.plausibility import Standstill
 from async_mbrl.control.process import LoopProcess
@@ -26,6 +26,13 @@ FIRST_STATE_S = 1.0
 
 PATIENCE_S = 2.0
 """An arm that still moves after so long is not held by its driver."""
+
+GIVE_BACK_S, LAST_TRY_S = 1.0, 0.5
+"""A controller_manager has so long to take the arm back, and again before the node ends; bringup
+waits 3.8 s for that, braking included."""
+
+RELEASE_S = 0.1
+"""Some ticks of the control loop."""
 
 _POLL_S = 0.005
 _LATE_PERIOD_S = 0.05
@@ -49,6 +56,7 @@ class ControllerGate:
         self._hand_over = None if dry_run else HandOver(node, robot)
         self.waits_for = ''
         """Why orders are not taken yet although the node is active; empty if they are."""
+        self._enabled = self._uncleared = False
         self._still = Standstill(STILL_S, STILL_RAD, AT_REST_RAD_S)
         self._late = node.create_timer(_LATE_PERIOD_S, self._check_late,
                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -63,29 +71,64 @@ class ControllerGate:
     def open(self) -> None:
         """Take the arm, see whether it stands still, and take orders.
 
+        In fault or emergency stop controllers are left as they are until it is cleared.
+
         Raises:
             ConfigError: the arm cannot be taken, or moves although nothing is sent.
         """
+        motion = self._loop.motion
+        if self._hand_over is not None and motion in (Motion.FAULT, Motion.ESTOP):
+            self._uncleared = True
+            self._wait_for(f'{motion.value}: {self._loop.fault}; the arm is taken once that is '
+                           'cleared: ~/clear_fault')
+            return
+        try:
+            if self._hand_over is not None:
+                self._hand_over.take(self._send_nothing)
+            self._begin()
+        except BaseException:       # it may be asked to stop, too
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        """See whether the arm, which is ours, stands still, and take orders.
+
+        Raises:
+            ConfigError: it moves although nothing is sent.
+        """
         if self._hand_over is not None:
-            self._hand_over.take()
             self._watch.reset()
         if not self._checks_gravity():
-            self._loop.enable(True)
+            self._enable()
             return
         self._still = Standstill(STILL_S, STILL_RAD, AT_REST_RAD_S)
-        try:
-            stands = self._stands()
-        except ConfigError:
-            self._watch.cancel()
-            if self._hand_over is not None:
-                self._hand_over.give_back()
-            raise
-        if stands:
-            self._loop.enable(True)
+        if self._stands():
+            self._enable()
             return
-        self.waits_for = 'no joint states yet; whether the arm stands still is checked then'
-        self._log.warning(self.waits_for)
+        self._wait_for('no joint states yet; whether the arm stands still is checked then')
         self._late.reset()
+
+    def _enable(self) -> None:
+        self.waits_for = ''
+        self._enabled = True
+        self._loop.enable(True)
+
+    def _wait_for(self, what: str) -> None:
+        self.waits_for = what
+        self._log.warning(what)
+
+    def _send_nothing(self) -> None:
+        """See to it that controllers which are activated begin with nothing.
+
+        What is held may be a place of before, while they were not active. Enabled, what is sent
+        follows the arm while it is stopped.
+        """
+        if self._enabled:
+            return
+        self._loop.release()
+        give_up_s = time.monotonic() + RELEASE_S
+        while self._loop.count('active') and time.monotonic() < give_up_s:
+            time.sleep(_POLL_S)
 
     def close(self) -> None:
         """Stop the arm and give it back; without anybody to give it to it is held on."""
@@ -93,9 +136,14 @@ class ControllerGate:
         self._watch.cancel()
         self._find_lost('')
         self.waits_for = ''
+        self._enabled = self._uncleared = False
         self._bridge.brake()
-        if self._hand_over is not None and self._hand_over.give_back():
+        if self.give_back(GIVE_BACK_S):
             self._loop.release()
+
+    def give_back(self, limit_s: float = LAST_TRY_S) -> bool:
+        """Leave the controllers as they were found; say whether the arm is not ours any more."""
+        return self._hand_over is not None and self._hand_over.give_back(limit_s)
 
     def _watch_controllers(self) -> None:
         assert self._hand_over is not None
@@ -147,8 +195,7 @@ class ControllerGate:
             return
         if self._still.stands(*measured):
             self._late.cancel()
-            self.waits_for = ''
-            self._loop.enable(True)
+            self._enable()
         elif self._still.worst:
             self.waits_for = self._complaint()
             self._log.error(self.waits_for, throttle_duration_sec=PATIENCE_S)
@@ -187,10 +234,24 @@ class ControllerGate:
                    if cause.partition(':')[0] not in (ESTOP_SERVICE, CONTROLLERS)]
         if present:
             return f'still there: {"; ".join(present)}'
-        if self._hand_over is not None and self._node.label == 'active':
-            try:
-                self._hand_over.take()      # guard may have let go of it
-            except ConfigError as error:
-                return str(error)
+        if self._hand_over is None or self._node.label != 'active':
+            return self._loop.clear()
+        refusal = self._take_and_clear(self._hand_over)
+        if refusal:     # the controllers stay as the fault left them
+            self._hand_over.undo(GIVE_BACK_S)
+        return refusal
+
+    def _take_and_clear(self, hand_over: HandOver) -> str:
+        try:
+            hand_over.take(self._send_nothing)      # guard may have let go of it
             self._find_lost('')
-        return self._loop.clear()
+            refusal = self._loop.clear()
+            if not refusal and self._uncleared:
+                self._begin()
+                self._uncleared = False
+        except ConfigError as error:
+            refusal = str(error)
+            if self._uncleared:
+                self._watch.cancel()
+                self._wait_for(f'{refusal}; ~/clear_fault tries again')
+        return refusal

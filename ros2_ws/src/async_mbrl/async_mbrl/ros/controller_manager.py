@@ -7,6 +7,7 @@ may go on stopping the arm meanwhile.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from builtin_interfaces.msg import Duration
@@ -60,13 +61,13 @@ class ControllerManager:
         """Whether its services are there."""
         return self._list.service_is_ready() and self._switch.service_is_ready()
 
-    def states(self) -> dict[str, str]:
+    def states(self, patience_s: float = PATIENCE_S) -> dict[str, str]:
         """Give the state of each controller that is loaded.
 
         Raises:
-            SwitchError: there is no answer.
+            SwitchError: there is no answer within ``patience_s``.
         """
-        answer = _wait(self.begin_list())
+        answer = _wait(self.begin_list(), patience_s)
         if answer is None:
             raise SwitchError(f'{self.name} does not list its controllers')
         return {controller.name: controller.state for controller in answer.controller}
@@ -82,15 +83,16 @@ class ControllerManager:
             activate_controllers=list(activate), deactivate_controllers=list(deactivate),
             strictness=strictness, timeout=Duration(sec=SWITCH_TIMEOUT_S)))
 
-    def switch(self, activate: tuple[str, ...], deactivate: tuple[str, ...]) -> None:
+    def switch(self, activate: tuple[str, ...], deactivate: tuple[str, ...],
+               patience_s: float = PATIENCE_S) -> None:
         """Switch, all or nothing.
 
         Raises:
-            SwitchError: it was refused, or there is no answer.
+            SwitchError: it was refused, or there is no answer within ``patience_s``.
         """
         if not activate and not deactivate:
             return
-        answer = _wait(self.begin_switch(activate, deactivate))
+        answer = _wait(self.begin_switch(activate, deactivate), patience_s)
         if answer is None or not answer.ok:
             why = 'there is no answer' if answer is None else (
                 getattr(answer, 'message', '') or 'it was refused')
@@ -118,8 +120,8 @@ class Call:
                 return answer       # others are answers to calls that were given up
 
 
-def _wait(call: Call) -> Any:
-    while (answer := call.answer()) is None and time.monotonic() < call.since_s + PATIENCE_S:
+def _wait(call: Call, patience_s: float) -> Any:
+    while (answer := call.answer()) is None and time.monotonic() < call.since_s + patience_s:
         time.sleep(_POLL_S)
     return answer
 
@@ -135,6 +137,7 @@ class HandOver:
                          if robot.controller_manager else None)
         self._to_activate: tuple[str, ...] = ()
         self._to_deactivate: tuple[str, ...] = ()
+        self._undo: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._asked: Call | None = None
 
     def lost(self, now_s: float) -> str | None:
@@ -163,8 +166,12 @@ class HandOver:
         return ', '.join(f'{name} is {states.get(name, "not loaded")}'
                          for name in self._controllers if states.get(name) != ACTIVE)
 
-    def take(self) -> None:
+    def take(self, let_go: Callable[[], None] = lambda: None) -> None:
         """Have our controllers active and the others not; what was otherwise is remembered.
+
+        Args:
+            let_go: called before controllers of ours are activated. What was sent to them so far
+                had no effect; it must not have one all of a sudden.
 
         Raises:
             ConfigError: that cannot be.
@@ -173,6 +180,7 @@ class HandOver:
         if manager is None:
             return
         self._asked = None      # the answer would be of before
+        self._undo = ((), ())
         if not manager.wait(PATIENCE_S):
             raise ConfigError(
                 f'robot.controller_manager: {manager.name} has not appeared within '
@@ -188,39 +196,76 @@ class HandOver:
                         f'--inactive {name}`')
             activate = tuple(name for name in self._controllers if states[name] != ACTIVE)
             deactivate = tuple(name for name in self._others if states.get(name) == ACTIVE)
+            # Remembered before it is done: a signal may end the waiting for the answer. Taken again
+            # after guard has let go, they are given back as they were found at first.
+            self._to_deactivate += tuple(set(activate) - set(self._to_deactivate))
+            self._to_activate += tuple(set(deactivate) - set(self._to_activate))
+            self._undo = (deactivate, activate)
+            if activate:
+                let_go()
             manager.switch(activate, deactivate)
         except SwitchError as error:
             raise ConfigError(f'robot.controllers: {error}; `ros2 control list_controllers` shows '
                               'who holds the joints') from None
-        # Taken again after guard has let go, they are given back as they were found at first.
-        self._to_deactivate += tuple(set(activate) - set(self._to_deactivate))
-        self._to_activate += tuple(set(deactivate) - set(self._to_activate))
         if activate or deactivate:
             self._log.info(f'activated {list(activate)}, deactivated {list(deactivate)}')
 
-    def give_back(self) -> bool:
+    def undo(self, limit_s: float) -> None:
+        """Have the controllers as they were before :meth:`take` was called last.
+
+        Args:
+            limit_s: time for it; that it failed is only said.
+        """
+        self._restore(*self._undo, limit_s)
+
+    def give_back(self, limit_s: float) -> bool:
         """Leave the controllers as they were found; that it failed is only said.
 
+        Args:
+            limit_s: time for it. After a failure what is to be given back is known on.
+
         Returns:
-            Whether the arm is somebody else's now.
+            Whether the arm is not ours any more.
         """
-        activate, deactivate = self._to_activate, self._to_deactivate
+        taken = bool(self._to_deactivate)
+        if not self._restore(self._to_activate, self._to_deactivate, limit_s):
+            return False
         self._to_activate = self._to_deactivate = ()
-        if self._manager is None or not (activate or deactivate):
-            return False
-        try:
-            self._manager.switch(activate, deactivate)
-        except SwitchError as error:
-            self._log.error(f'the controllers were not given back: {error}')
-            return False
-        self._log.info(f'given back: activated {list(activate)}, deactivated {list(deactivate)}')
-        return bool(deactivate)
+        return taken
+
+    def _restore(self, activate: tuple[str, ...], deactivate: tuple[str, ...],
+                 limit_s: float) -> bool:
+        """Have some active and others not, whatever they are now; say whether that succeeded."""
+        manager = self._manager
+        if manager is None or not (activate or deactivate):
+            return True
+        self._asked = None
+        end_s = time.monotonic() + limit_s
+        flaw = f'{manager.name} is not there'
+        for _ in range(2 if manager.ready else 0):
+            # Some are so already: guard has deactivated them, or does so at this very moment.
+            try:
+                states = manager.states(end_s - time.monotonic())
+                on = tuple(name for name in activate if states.get(name) != ACTIVE)
+                off = tuple(name for name in deactivate if states.get(name) == ACTIVE)
+                manager.switch(on, off, end_s - time.monotonic())
+            except SwitchError as error:
+                flaw = str(error)
+                continue
+            self._log.info(f'given back: activated {list(on)}, deactivated {list(off)}')
+            return True
+        self._log.error(f'the controllers were not given back: {flaw}')
+        return False
 
 
 class Release:
-    """Deactivating our controllers without waiting, again and again until it is done."""
+    """Having our controllers deactivated without waiting, and seeing to it that they stay so."""
 
     RETRY_S = 0.5
+    LOOK_PERIOD_S = 1.0
+    GRACE_S = 0.3
+    """Controllers that were activated again stay so for this long: whoever clears an emergency stop
+    takes the arm before it is over."""
 
     def __init__(self, node: Node, robot: RobotConfig) -> None:
         """Create the client, if the robot has a controller_manager."""
@@ -229,16 +274,17 @@ class Release:
         self._manager = (ControllerManager(node, robot.controller_manager)
                          if robot.controller_manager else None)
         self._call: Call | None = None
-        self._due_s = float('inf')
+        self._looking = False
+        self._switch_s = self._look_s = float('inf')
 
     def ask(self, now_s: float, delay_s: float = 0.0) -> None:
-        """Have them deactivated after a delay; what is under way stays so."""
-        if self._manager is not None and self._call is None:
-            self._due_s = min(self._due_s, now_s + delay_s)
+        """Have them deactivated after a delay, and kept so until that is cancelled."""
+        self._switch_s = min(self._switch_s, now_s + delay_s)
 
     def cancel(self) -> None:
-        """Give up what has not been done yet."""
-        self._call, self._due_s = None, float('inf')
+        """Give up what has not been done yet, and look no more."""
+        self._call = None
+        self._switch_s = self._look_s = float('inf')
 
     def poll(self, now_s: float) -> None:
         """Do what is due at a steady time."""
@@ -247,17 +293,35 @@ class Release:
             return
         if self._call is not None:
             answer = self._call.answer()
-            if answer is not None and answer.ok:
-                self._log.error(f'deactivated {list(self._controllers)}')
-                self.cancel()
-                return
             if answer is None and now_s < self._call.since_s + SWITCH_TIMEOUT_S:
                 return
-            self._log.error(f'{manager.name} has not deactivated {list(self._controllers)}',
-                            throttle_duration_sec=2.0)
-            self._call, self._due_s = None, now_s + self.RETRY_S
-        if now_s >= self._due_s and manager.ready:
-            self._due_s = float('inf')
+            self._call = None
+            if self._looking:
+                self._looked(answer, now_s)
+            else:
+                self._switched(answer, now_s)
+        if now_s >= self._switch_s and manager.ready:
+            self._switch_s, self._looking = float('inf'), False
             # Not all or nothing: some may not be active.
             self._call = manager.begin_switch((), self._controllers,
                                               SwitchController.Request.BEST_EFFORT)
+        elif now_s >= self._look_s and manager.ready:
+            self._look_s, self._looking = float('inf'), True
+            self._call = manager.begin_list()
+
+    def _switched(self, answer: SwitchController.Response | None, now_s: float) -> None:
+        if answer is not None and answer.ok:
+            self._log.error(f'deactivated {list(self._controllers)}')
+            self._look_s = now_s + self.LOOK_PERIOD_S
+            return
+        assert self._manager is not None
+        self._log.error(f'{self._manager.name} has not deactivated {list(self._controllers)}',
+                        throttle_duration_sec=2.0)
+        self._switch_s = min(self._switch_s, now_s + self.RETRY_S)
+
+    def _looked(self, answer: ListControllers.Response | None, now_s: float) -> None:
+        self._look_s = now_s + self.LOOK_PERIOD_S
+        if answer is not None and any(controller.name in self._controllers
+                                      and controller.state == ACTIVE
+                                      for controller in answer.controller):
+            self._switch_s = min(self._switch_s, now_s + self.GRACE_S)
