@@ -82,6 +82,7 @@ class LoopProcess:
         self._causes: dict[str, str] = {}
         self._withheld = ''
         self._clears = 0
+        self._telling = threading.Lock()
         self._told: tuple[str, ...] = ('',)
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'async_mbrl.control.loop', str(memory), str(self.wake)],
@@ -244,10 +245,12 @@ class LoopProcess:
         return self._fault_lines()[1:]
 
     def _fault_lines(self) -> tuple[str, ...]:
-        record = self._block.fault.latest()
-        if record is not None:
-            self._told = tuple(from_text(record).split('\n'))
-        return self._told
+        # Several threads ask, and what is given once is not given again.
+        with self._telling:
+            record = self._block.fault.latest()
+            if record is not None:
+                self._told = tuple(from_text(record).split('\n'))
+            return self._told
 
     @property
     def scheduler(self) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -267,3 +268,22 @@ def test_the_loop_dies_with_its_parent(robot, tmp_path):
             return True
 
     wait(gone)
+
+
+def test_two_threads_that_ask_for_the_fault_are_told_the_same(loop, monkeypatch):
+    inside, most = 0, 0
+
+    def slowly() -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.005)
+        inside -= 1
+
+    monkeypatch.setattr(loop._block.fault, 'latest', slowly)
+    threads = [threading.Thread(target=lambda: loop.fault_causes) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
