@@ -16,9 +16,11 @@ from control_rig import JOINTS, NETWORK, make_snapshot
 from process_rig import ABORTED, END, LIMIT_S, MOVE_DONE, ROBOT, STEP, TASK, Rig, child, gone
 
 from async_mbrl.control.acceptance import PUBLISHER_TIMEOUT_S
+from async_mbrl.control.process import Adoption
 from async_mbrl.core.snapshot import Version
-from async_mbrl.ros import controller_bridge, qos
+from async_mbrl.ros import controller_bridge, controller_report, qos
 from async_mbrl.ros.controller_bridge import ControllerBridge, LoopDied
+from async_mbrl.ros.controller_report import ControllerReport
 from async_mbrl.ros.convert import snapshot_to_messages, step_from_message, to_seconds
 
 
@@ -242,6 +244,18 @@ def test_guard_is_told_before_the_first_command_of_a_sequence(monkeypatch):
     assert said == [idle, active, first, second, fault, first, second, active, first, second,
                     fault, first, second, idle, active, first, second]
     stand._node.destroy_node()
+
+
+def test_the_age_of_a_policy_does_not_depend_on_the_clock_of_its_publisher(monkeypatch):
+    node = rclpy.create_node('stand')
+    robot = SimpleNamespace(control_rate_hz=500.0)
+    report = ControllerReport(node, robot, None, None, 1, False)
+    monkeypatch.setattr(controller_report.time, 'monotonic', lambda: 107.0)
+    assert report.policy_age_s == 0.0
+    for published_ns in (1, 2**62):
+        report.policy_adopted(Adoption(Version(1, 0), published_ns, time.time_ns()), 100.0)
+        assert report.policy_age_s == 7.0
+    node.destroy_node()
 
 
 def test_joint_states_of_another_robot_that_come_first_are_a_fault_only_if_no_others_follow(
