@@ -103,14 +103,20 @@ class Controller(ManagedNode):
         self._gate.close()
 
     def cleanup(self) -> None:
-        """Send the safe command, if the arm is ours, and end the loop."""
-        if self._bridge is not None:
-            self._bridge.close()
-        self._bridge = self._gate = None
+        """Send the safe command, if the arm is ours, end the loop, and give the arm back."""
+        self._end()
 
     def on_failure(self) -> None:
-        """End the loop in order, the safe command being the last; guard lets go of the arm."""
-        self.cleanup()
+        """End the loop in order, the safe command being the last; guard goes on with it."""
+        self._end(f'the controller has failed: {self.failure!r}')
+
+    def _end(self, reason: str = '') -> None:
+        bridge, gate = self._bridge, self._gate
+        self._bridge = self._gate = None
+        if bridge is not None:
+            bridge.close(reason)
+        if gate is not None:
+            gate.give_back()
 
     def check(self) -> None:
         """See to it that all that moves the arm lives.
