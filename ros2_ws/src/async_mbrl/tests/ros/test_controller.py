@@ -18,6 +18,7 @@ from process_rig import ABORTED, END, LIMIT_S, MOVE_DONE, ROBOT, STEP, TASK, Rig
 from async_mbrl.control.acceptance import PUBLISHER_TIMEOUT_S
 from async_mbrl.control.process import Adoption
 from async_mbrl.core.snapshot import Version
+from async_mbrl.nodes.controller import Controller
 from async_mbrl.ros import controller_bridge, controller_report, qos
 from async_mbrl.ros.controller_bridge import ControllerBridge, LoopDied
 from async_mbrl.ros.controller_report import ControllerReport
@@ -296,6 +297,48 @@ def test_a_command_thread_that_fails_ends_the_controller(monkeypatch):
     bridge._died, bridge._intake.failure = '', 'no policies are taken in any more'
     with pytest.raises(LoopDied, match='no policies'):
         bridge.check()
+
+
+@pytest.mark.parametrize(('reason', 'state'), [
+    ('', msg.SafetyStatus.SHUTDOWN), ('a callback failed', msg.SafetyStatus.FAULT)])
+def test_guard_is_told_how_the_end_went_once_the_last_commands_are_out(reason, state):
+    """The thread ends only after the loop, which may take all the time that is waited for it."""
+    told, sent = [], []
+    ended = SimpleNamespace(joined=0)
+
+    def join(_timeout_s: float) -> None:
+        ended.joined += 1
+
+    bridge = ControllerBridge.__new__(ControllerBridge)
+    bridge._closing, bridge._died = False, ''
+    bridge._thread = SimpleNamespace(join=join, is_alive=lambda: ended.joined < 2)
+    bridge._loop = SimpleNamespace(
+        ask_to_stop=lambda: None, join=lambda timeout_s: 0 if timeout_s <= 1.5 else 1,
+        count=lambda _name: 1)
+    bridge._intake = SimpleNamespace(failure='', close=lambda: None)
+    publisher = SimpleNamespace(wait_for_all_acked=lambda _limit: None)
+    bridge._commands = SimpleNamespace(flush=lambda: None, publisher=publisher)
+    bridge._safety = publisher
+    bridge._safety_state = lambda: (msg.SafetyStatus.ACTIVE, '')
+    bridge._publish_safety = lambda *said: told.append(said)
+    bridge._send_safe = lambda: sent.append(0)
+    bridge.close(reason)
+    assert told[-1] == (state, reason)
+    assert not sent
+
+
+def test_a_controller_that_fails_tells_guard_and_gives_the_arm_back():
+    done = []
+    controller = Controller.__new__(Controller)
+    controller.failure = RuntimeError('a callback')
+    controller._bridge = SimpleNamespace(close=done.append)
+    controller._gate = SimpleNamespace(give_back=lambda: done.append('given back'))
+    controller.on_failure()
+    assert len(done) == 2
+    assert 'a callback' in done[0]
+    assert done[1] == 'given back'
+    controller.cleanup()
+    assert len(done) == 2
 
 
 def test_death_of_the_loop_ends_the_controller_with_an_error(rig):

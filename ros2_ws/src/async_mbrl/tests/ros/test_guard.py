@@ -166,6 +166,23 @@ def test_guard_is_not_deactivated_while_the_controller_has_the_arm(rig):
     rig.until(lambda: len(rig.commands) > sent, 'armed while it did not watch')
 
 
+def test_guard_that_is_shut_down_leaves_the_safe_command(rig):
+    guard = rig.begin()
+    rig.beat(ACTIVE, 0.1)
+    client = rig.node.create_client(ChangeState, 'guard/change_state')
+    rig.until(client.service_is_ready)
+    rig.beat(ACTIVE, 0.1)
+    request = ChangeState.Request()
+    request.transition.id = Transition.TRANSITION_ACTIVE_SHUTDOWN
+    sent = len(rig.commands)
+    client.call_async(request)
+    while guard.poll() is None:
+        rig.beat(ACTIVE)
+    assert guard.returncode == 0, guard.stderr.read()
+    rig.until(lambda: len(rig.commands) > sent)
+    assert not rig.commands[-1][1].any()
+
+
 def test_guard_sends_nothing_in_a_dry_run(rig):
     rig.begin(dry_run=True)
     rig.beat(ACTIVE, 0.1)
@@ -188,10 +205,14 @@ def test_guard_has_controllers_deactivated_after_a_death_and_an_emergency_stop(r
         rig.beat(ESTOP)
         assert time.monotonic() < pressed_s + 3.0
     assert time.monotonic() - pressed_s > 0.45, 'time to brake'
+    manager.states['ours'] = 'active'       # by somebody, while the button is pressed
+    while 'ours' in manager.active():
+        rig.beat(ESTOP)
+        assert time.monotonic() < pressed_s + 6.0
     manager.states['ours'] = 'active'
     button.publish(Bool(data=False))
     rig.beat(ACTIVE, 0.7)
-    assert len(manager.switches) == 1
+    assert len(manager.switches) == 2
     killed_s = rig.kill()
     rig.until(lambda: 'ours' not in manager.active())
     assert time.monotonic() - killed_s < 0.4
