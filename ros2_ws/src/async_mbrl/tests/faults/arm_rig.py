@@ -102,7 +102,7 @@ class ArmRig:
             depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         self.stop = self.node.create_client(Trigger, 'controller/emergency_stop')
         self.clear = self.node.create_client(Trigger, 'controller/clear_fault')
-        self.wire = Wire(self.node, self.robot)
+        self.wire = Wire(self.node, self.robot, factor)
         # Who publishes policies is known by the name of its node.
         self._learner_node = Node('policy_learner', context=self._context, enable_rosout=False)
         self.learner = PolicyLearnerPlayer(
@@ -319,6 +319,27 @@ class ArmRig:
             self.until(lambda: self.wire.speed() < REST_RAD_S, rest_s, 'rest of the arm')
             facts['rest_s'] = (time.time_ns() - fault_ns) * 1e-9
         return Outcome(hold_ms=took, facts=facts)
+
+    def begins_anew(self, resumed_ns: int, watch_s: float) -> None:
+        """Watch that a controller that goes on sends nothing of what it sent before.
+
+        Args:
+            resumed_ns: when it went on.
+            watch_s: time for which what the policy asks for is still out of place; the arm has to
+                go to a start first.
+
+        Raises:
+            NotSurvived: it does, or it does not go on.
+        """
+        self.until(lambda: bool(self.wire.commands)
+                   and self.wire.commands[-1].received_ns > resumed_ns + watch_s * 1e9, 2.0,
+                   'commands after the stop')
+        after = [command for command in self.wire.since(resumed_ns)
+                 if resumed_ns < command.received_ns < resumed_ns + watch_s * 1e9]
+        old = sum(map(self.as_policy, after))
+        if old:
+            raise NotSurvived(f'{old} of {len(after)} commands after the stop are what the policy '
+                              'asked for before it')
 
     def acted(self, seen: int) -> int:
         """Count control steps of policies that were not to act, from a position in the list on."""

@@ -57,7 +57,8 @@ def controller_stopped(rig: ArmRig, rng: np.random.Generator) -> Outcome:
         outcome = rig.stopped(fault_ns, limit_ms=PROMISED_MS,
                               watch_s=rng.uniform(0.3, 1.0))
     finally:
-        rig.signal('controller', signal.SIGCONT)
+        resumed_ns = rig.signal('controller', signal.SIGCONT)
+    rig.begins_anew(resumed_ns, watch_s=0.1)
     return outcome
 
 
