@@ -263,6 +263,23 @@ def test_the_arm_is_taken_from_other_controllers_and_given_back(rig):
     assert rig.change(Transition.TRANSITION_ACTIVATE)
     assert manager.active() == {'ours'}
     rig.runs_again()
+
+    # Guard lets go of it in an emergency stop: the others get it back all the same, and in an
+    # emergency stop it is not taken.
+    def stop() -> None:
+        assert rig.trigger('emergency_stop').success
+        rig.until_motion('estop')
+        manager.states['ours'] = 'inactive'
+
+    stop()
+    assert rig.change(Transition.TRANSITION_DEACTIVATE)
+    assert manager.active() == {'other'}
+    assert rig.change(Transition.TRANSITION_ACTIVATE)
+    assert manager.active() == {'other'}
+    rig.clears()
+    assert manager.active() == {'ours'}
+    rig.runs_again()
+    stop()
     process.send_signal(signal.SIGTERM)
     rig.until(lambda: process.poll() is not None)
     assert process.returncode == 0
