@@ -86,7 +86,8 @@ def journal_torn(graph: WholeGraph, rng: np.random.Generator) -> None:
     """The last bytes of the journal did not reach the disk."""
     graph.kill_all()
     last = max((path for path in graph.folder.journal.iterdir()
-                if path.is_file() and path.stat().st_size > 1000), key=lambda path: path.name)
+                if path.suffix != '.json' and path.stat().st_size > 1000),
+               key=lambda path: path.name)
     with open(last, 'r+b') as file:
         file.truncate(last.stat().st_size - int(rng.integers(1, 40)))
 
