@@ -108,9 +108,9 @@ class Script:
             else:
                 self.stream.next_number = message.number + 1
 
-    def tell(self, phase: int, mode: str = 'learn') -> None:
+    def tell(self, phase: int, mode: str = 'learn', run_id: str = 'script') -> None:
         self.run_status.publish(msg.RunStatus(
-            phase=phase, mode=mode, in_motion=phase == msg.RunStatus.LEARNING,
+            phase=phase, mode=mode, run_id=run_id, in_motion=phase == msg.RunStatus.LEARNING,
             next_transition=len(self.kept)))
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
@@ -264,6 +264,19 @@ def test_learner_goes_on_after_a_signal_and_after_being_killed(script: Script) -
     assert refused.wait(60) == 2
     error = refused.stderr.read()
     assert 'SHA-256' in error
+    assert 'Traceback' not in error
+
+
+def test_learner_keeps_to_the_run_that_it_heard_first(script: Script) -> None:
+    learner = script.start('model_learner')
+    script.collect(2)
+    script.tell(msg.RunStatus.LEARNING)
+    script.until(lambda: 'model_learner' in script.statuses
+                 and script.statuses['model_learner'].updates > 0, 'does not learn')
+    script.tell(msg.RunStatus.LEARNING, run_id='another')
+    assert learner.wait(60) == 2
+    error = learner.stderr.read()
+    assert "belongs to run 'script'" in error and "run 'another'" in error
     assert 'Traceback' not in error
 
 
