@@ -102,7 +102,7 @@ class ArmRig:
             depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         self.stop = self.node.create_client(Trigger, 'controller/emergency_stop')
         self.clear = self.node.create_client(Trigger, 'controller/clear_fault')
-        self.wire = Wire(self.node, self.robot, factor)
+        self.wire = Wire(self.node, self.robot)
         # Who publishes policies is known by the name of its node.
         self._learner_node = Node('policy_learner', context=self._context, enable_rosout=False)
         self.learner = PolicyLearnerPlayer(

@@ -16,9 +16,6 @@ SLOW_RAD_S = 0.03
 """Below this speed, three times the noise of its measurement, a joint has no direction to brake."""
 
 
-STEPS = 3
-"""Control periods between commands that may be received at once: one may come late."""
-
 LATENCY_S = 0.06
 """Age of the measurements that a brake may act on, latencies of both ways included."""
 
@@ -88,25 +85,3 @@ def beyond_limits(command: Command, robot: RobotConfig) -> bool:
     """Whether a torque command is not finite or beyond the greatest torques."""
     return not (np.isfinite(command.effort).all()
                 and (np.abs(command.effort) <= np.array(robot.limits.effort) + 1e-9).all())
-
-
-def beyond_rate(command: Command, before: Command, robot: RobotConfig,
-                factor: float = 1.0) -> bool:
-    """Whether torque changes faster than it may, from a command to the next of a publisher.
-
-    What was sent between two that were received is not known: as much change is allowed as fits
-    into the time between them and two periods more, and into three periods in any case. The safe
-    command may come at once, as it does where nobody is left who could come down to it.
-
-    Args:
-        command: the later one.
-        before: the earlier one.
-        robot: the robot.
-        factor: real-time factor.
-    """
-    if not command.effort.any():
-        return False
-    elapsed_s = 1e-9 * (command.received_ns - before.received_ns) * factor
-    steps = max(STEPS, elapsed_s * robot.control_rate_hz + STEPS - 1)
-    most = np.array(robot.limits.effort_rate) * steps / robot.control_rate_hz
-    return bool((np.abs(command.effort - before.effort) > most + 1e-9).any())

@@ -17,7 +17,7 @@ from std_msgs.msg import Float64MultiArray
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.ros.driver import DRIVER_COMMAND, DRIVER_STATE, PolledGroup
 from async_mbrl.ros.joint_states import JointStateReader
-from faults.judge import Command, beyond_limits, beyond_rate
+from faults.judge import Command, beyond_limits
 
 DRIVER_STATES = 'driver_joint_states'
 """Where the driver of the rig publishes: its joint states reach the graph through the wire."""
@@ -38,8 +38,8 @@ class Wire:
     A thread of its own polls.
     """
 
-    def __init__(self, node: Node, robot: RobotConfig, factor: float = 1.0) -> None:
-        """Begin to carry, time passing by a real-time factor."""
+    def __init__(self, node: Node, robot: RobotConfig) -> None:
+        """Begin to carry."""
         self.broken = False
         """Joint states are not carried."""
         self.alteration: Alteration | None = None
@@ -49,9 +49,7 @@ class Wire:
         """Time, ns, and true speed of the fastest joint, rad/s."""
         self.beyond = 0
         """Commands beyond the limits so far."""
-        self._robot, self._factor = robot, factor
-        # The last one of each publisher, by its number there: a publisher numbers on.
-        self._newest: dict[int, Command] = {}
+        self._robot = robot
         self._velocity = np.zeros(robot.joints)
         self._reader, self._truth_reader = (JointStateReader(robot.joint_names) for _ in range(2))
         self._bytes = 8 * robot.joints
@@ -118,12 +116,7 @@ class Wire:
             command = Command(info['received_timestamp'] or time.time_ns(),
                               np.frombuffer(data[-self._bytes:]), self._velocity)
             self.commands.append(command)
-            number = info['publication_sequence_number']
-            before = self._newest.pop(number - 1, None)
-            self._newest[number] = command
-            self.beyond += beyond_limits(command, self._robot) or (
-                before is not None
-                and beyond_rate(command, before, self._robot, self._factor))
+            self.beyond += beyond_limits(command, self._robot)
         while (taken := self._truth.handle.take_message(JointState, True)) is not None:
             joints = self._truth_reader.take(taken[0])
             if joints is not None:
