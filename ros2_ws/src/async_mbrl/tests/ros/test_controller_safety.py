@@ -364,6 +364,8 @@ def test_a_stall_that_guard_acted_on_is_a_fault_where_it_is_latched(rig):
     process.send_signal(signal.SIGSTOP)
     stopped_s = time.monotonic()
     assert rig.stopped_after(stopped_s) < 0.1 + 0.02
+    # Commands sent before may still have been on their way.
+    rig.until(lambda: rig.guard[-1].state == FAULT, 'guard acts')
     process.send_signal(signal.SIGCONT)
     rig.until_motion('fault')
     assert 'guard has acted' in rig.statuses[-1].fault
