@@ -26,6 +26,11 @@ ONE_THREAD = dict.fromkeys(
     ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMEXPR_NUM_THREADS'), '1')
 """Threads of numerical libraries would take the cores from the control loop."""
 
+PROMPT = {**ONE_THREAD, 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
+"""For nodes between which the arm moves. Shared memory of Fast DDS makes a publisher wait three
+times 333 ms where another process has died, or appears (its issue 6535): longer than an arm may
+be left to itself."""
+
 
 @dataclass(frozen=True)
 class NodeDescription:
@@ -75,7 +80,8 @@ def describe(composition: Composition,
         return NodeDescription(
             executable=name, name=name,
             parameters={**shared, **{section: parts[section] for section in sections}},
-            required=required, respawn=not required, stop_stage=stop_stage)
+            required=required, respawn=not required, stop_stage=stop_stage,
+            env=dict(PROMPT if name in ('sim_bridge', 'guard', 'controller') else ONE_THREAD))
 
     listed = [
         node('guard', 'guard', stop_stage=2),

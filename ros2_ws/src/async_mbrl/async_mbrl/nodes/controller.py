@@ -25,7 +25,7 @@ from async_mbrl.ros.controller_watch import WatchOptions
 from async_mbrl.ros.diagnostics import Diagnostics, Part
 from async_mbrl.ros.lifecycle import ManagedNode, run_managed
 from async_mbrl.ros.params import config_from_parameters
-from async_mbrl.ros.run import note_stops, talk_by_udp
+from async_mbrl.ros.run import note_stops
 from async_mbrl.tasks import TaskConfig
 
 LOOP_PRIORITY = 50
@@ -156,7 +156,6 @@ def spin(node: ManagedNode) -> None:
 
 def main() -> None:
     """Run the controller."""
-    talk_by_udp()
     # Before rclpy makes its threads: they inherit it. Deserialising must not delay commands.
     scheduler = use_fifo(PRIORITY)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -35,7 +35,7 @@ from async_mbrl.ros.emergency_stop import EmergencyStopTopic
 from async_mbrl.ros.joint_states import JointStateError, JointStateReader
 from async_mbrl.ros.lifecycle import ManagedNode, run_managed
 from async_mbrl.ros.params import config_from_parameters
-from async_mbrl.ros.run import note_stops, talk_by_udp
+from async_mbrl.ros.run import note_stops
 
 PRIORITY = 45
 REPORT_PERIOD_S = 0.5
@@ -290,7 +290,6 @@ def spin(node: ManagedNode) -> None:
 
 def main() -> None:
     """Run the guard."""
-    talk_by_udp()
     use_fifo(PRIORITY)
     sys.exit(run_managed(Guard, spin))
 

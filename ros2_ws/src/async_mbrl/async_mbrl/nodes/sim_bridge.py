@@ -34,7 +34,7 @@ from async_mbrl.ros.driver import JointStatePublisher
 from async_mbrl.ros.lifecycle import ManagedNode, run_managed
 from async_mbrl.ros.params import config_from_parameters
 from async_mbrl.ros.played_control import CommandIntake, ControllerManagerServices
-from async_mbrl.ros.run import note_stops, talk_by_udp
+from async_mbrl.ros.run import note_stops
 from async_mbrl.simulation.controllers import ControllerStates
 from async_mbrl.simulation.driver import Pacer, SimulatedDriver
 from async_mbrl.simulation.physics import ArmPhysics, PlantConfig
@@ -385,7 +385,6 @@ class SimBridge(ManagedNode):
 
 def main() -> None:
     """Run the node."""
-    talk_by_udp()
     # Before any other thread exists, so that those of the middleware inherit the priority.
     scheduler = use_fifo(FIFO_PRIORITY)
 

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-
-
-def talk_by_udp() -> None:
-    """Have Fast DDS leave shared memory alone in this process, unless the environment says more.
-
-    For the nodes between which the arm moves, before they create anything. A publisher through
-    shared memory waits up to three times 333 ms where another process has died or appears (Fast DDS
-    issue 6535): longer than an arm may be left to itself.
-    """
-    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
 
 
 class StopRequested(Exception):
