@@ -29,6 +29,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
+from async_mbrl.bringup.graph import PROMPT
 from async_mbrl.core.config import to_mapping
 from async_mbrl.core.realtime import use_fifo
 from async_mbrl.ros import qos
@@ -129,7 +130,7 @@ class Rig:
         path.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
         process = subprocess.Popen(
             [sys.executable, '-m', f'async_mbrl.nodes.{name}', '--ros-args', '--params-file',
-             str(path)], stderr=subprocess.PIPE, text=True)
+             str(path)], stderr=subprocess.PIPE, text=True, env={**os.environ, **PROMPT})
         self.processes.append(process)
         return process
 
