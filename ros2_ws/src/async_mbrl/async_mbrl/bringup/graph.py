@@ -27,9 +27,9 @@ ONE_THREAD = dict.fromkeys(
 """Threads of numerical libraries would take the cores from the control loop."""
 
 PROMPT = {**ONE_THREAD, 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
-"""For nodes between which the arm moves. Shared memory of Fast DDS makes a publisher wait up to three
-times 333 ms where another process has died, or appears (its issue 6535): longer than an arm may be
-left to itself. Read when the library is loaded, so it must be set before a process begins."""
+"""For nodes between which the arm moves. Shared memory of Fast DDS makes a publisher wait up to
+three times 333 ms where another process has died, or appears (its issue 6535): longer than an arm may
+be left to itself. It is read when the library is loaded, so before a process begins."""
 
 
 @dataclass(frozen=True)
