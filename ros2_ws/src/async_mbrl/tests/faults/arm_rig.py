@@ -227,9 +227,13 @@ class ArmRig:
         if not self._said():
             raise NotSurvived('the controller does not start: '
                               + (self._folder / 'controller.log').read_text()[-500:])
+        if ended:
+            # The newest snapshot, which a late joiner is given, may be one that was damaged.
+            self.do(self.learner.publish)
         self.until(lambda: self._applied() in self.learner.verified, START_S, 'the policy applied')
         if self._faulted():
             self._clear()
+        self.until(lambda: self.controller.motion != 'idle', START_S, 'readiness')
         self.interface.paused = False
         seen = len(self.interface.steps)
         self.do(self.interface.order)
