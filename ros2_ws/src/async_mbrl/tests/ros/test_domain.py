@@ -55,16 +55,19 @@ def test_a_graph_of_somebody_else_is_discovered(monkeypatch: pytest.MonkeyPatch)
 def test_a_simulation_keeps_away_from_a_driver(monkeypatch: pytest.MonkeyPatch,
                                                package_root: Path) -> None:
     real = compose(RunRequest(where='real'), package_root, Path('/nowhere'))
+    # Names of its own: what other tests leave behind is discovered for some seconds.
+    real = dataclasses.replace(real, robot=dataclasses.replace(
+        real.robot, joint_states_topic='driver/states', commands_topic='driver/commands'))
     simulated = dataclasses.replace(real, where='sim', robot=dataclasses.replace(
         real.robot, controller_manager='manager', controllers=('own',)))
     context = rclpy.Context()
     rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = Node('driver', context=context)
     ends = {
-        'topic joint_states is published':
-            lambda: node.create_publisher(JointState, 'joint_states', 1),
-        'topic commands is subscribed to':
-            lambda: node.create_subscription(Float64MultiArray, 'commands', print, 1),
+        'topic driver/states is published':
+            lambda: node.create_publisher(JointState, 'driver/states', 1),
+        'topic driver/commands is subscribed to':
+            lambda: node.create_subscription(Float64MultiArray, 'driver/commands', print, 1),
         'service /manager/switch_controller is served':
             lambda: node.create_service(Trigger, 'manager/switch_controller', print)}
     try:
@@ -80,7 +83,7 @@ def test_a_simulation_keeps_away_from_a_driver(monkeypatch: pytest.MonkeyPatch,
                 assert monitor.driver(simulated.robot) == expected
         monkeypatch.setattr(domain, 'DISCOVERY_S', 4.0)     # a second participant here waits 3 s
         with (closing(domain.DomainClaim()) as claim,
-              pytest.raises(ConfigError, match='a driver of this arm .topic joint_states .* end')):
+              pytest.raises(ConfigError, match='a driver of this arm .topic driver/states .* end')):
             claim.claim_for(simulated)
         monkeypatch.setattr(domain, 'DISCOVERY_S', 0.1)
         with closing(domain.DomainClaim()) as claim:
