@@ -29,7 +29,8 @@ ONE_THREAD = dict.fromkeys(
 PROMPT = {**ONE_THREAD, 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
 """For nodes between which the arm moves. Shared memory of Fast DDS makes a publisher wait up to
 three times 333 ms where another process has died, or appears (its issue 6535): longer than an arm
-may be left to itself. It is read when the library is loaded, so before a process begins."""
+may be left to itself. It is read when the library is loaded, so before a process begins; with the
+discovery range LOCALHOST, the default in simulation, shared memory is used all the same."""
 
 
 @dataclass(frozen=True)
