@@ -29,6 +29,7 @@ from provenance import provenance
 from async_mbrl.bringup.arguments import RunRequest
 from async_mbrl.bringup.compose import Composition, compose
 from async_mbrl.bringup.resources import share_folder
+from async_mbrl.bringup.transport import keep_to_this_machine
 from async_mbrl.control.histogram import BINS, percentiles, record
 from async_mbrl.control.pacer import Pacer
 from async_mbrl.control.realtime import lock_memory, shorten_timer_slack
@@ -213,7 +214,7 @@ def main() -> None:
     seconds = 2.0 if arguments.quick else arguments.seconds
     # A domain of its own: a graph that runs beside must not be moved.
     os.environ['ROS_DOMAIN_ID'] = str(101)
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    keep_to_this_machine(os.environ, share_folder())
     learners = [subprocess.Popen([sys.executable, __file__, '--learn', what],
                                  env={**os.environ, 'OMP_NUM_THREADS': '1',
                                       'OPENBLAS_NUM_THREADS': '1'})

@@ -27,6 +27,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 
+from async_mbrl.bringup.resources import share_folder
+from async_mbrl.bringup.transport import keep_to_this_machine
 from async_mbrl.core.run import RunFolder
 from async_mbrl.reporting import figures
 from async_mbrl.ros import qos
@@ -216,7 +218,7 @@ def main() -> int:
     parser.add_argument('--output', type=Path, default=RESULTS / 'soak.json')
     arguments = parser.parse_args()
     os.environ.setdefault('ROS_DOMAIN_ID', '102')
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    keep_to_this_machine(os.environ, share_folder())
     samples: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=ROOT / 'runs', prefix='soak-') as root:
         folder = RunFolder(Path(root) / 'run')

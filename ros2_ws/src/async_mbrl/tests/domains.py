@@ -8,6 +8,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from async_mbrl.bringup.resources import share_folder
+from async_mbrl.bringup.transport import PROFILES, RANGE, keep_to_this_machine
+
 DOMAINS = range(20, 101)   # above the ones people choose by hand; up to 101 the ports are safe
 
 
@@ -40,8 +43,8 @@ def use_domain() -> int:
     """
     domain = claim_domain()
     os.environ['ROS_DOMAIN_ID'] = str(domain)
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-    os.environ.pop('ROS_LOCALHOST_ONLY', None)   # its older form would override it
-    os.environ.pop('ROS_STATIC_PEERS', None)
+    for name in (RANGE, PROFILES, 'ROS_LOCALHOST_ONLY', 'ROS_STATIC_PEERS'):
+        os.environ.pop(name, None)
+    keep_to_this_machine(os.environ, share_folder())
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     return domain

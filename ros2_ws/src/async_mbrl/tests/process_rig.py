@@ -42,11 +42,6 @@ from async_mbrl.ros.streams import (
     StreamSubscriber,
 )
 
-SHARED_MEMORY_S = 1.1
-"""Where discovery is confined to this host, as in tests, shared memory of Fast DDS may hold guard
-up for a second while the controller dies or stands still (docs/explanation/safety.md): rarely, but
-a test cannot ask for less."""
-
 LIMIT_S = 15.0
 PERIOD_S = 0.002
 ROBOT = make_robot()

@@ -40,6 +40,7 @@ from async_mbrl.bringup.graph import (
     write_parameters,
 )
 from async_mbrl.bringup.supervisor import CONFIG_STATUS
+from async_mbrl.bringup.transport import keep_to_this_machine
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
 
@@ -127,7 +128,7 @@ def start(context: LaunchContext, file: GraphFile, given: Set[str]) -> list[Any]
     if file.subnet:
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
     elif values['where'] == 'sim':
-        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        keep_to_this_machine(os.environ, resources.share_folder())
     domain = DomainClaim(file.nodes)
     try:
         run = open_run(parse_request(values), resources.share_folder(), Path.cwd(),

@@ -25,6 +25,7 @@ from async_mbrl.bringup.graph import describe, write_parameters
 from async_mbrl.bringup.processes import Launcher
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.bringup.supervisor import State, Supervisor
+from async_mbrl.bringup.transport import keep_to_this_machine
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
 from async_mbrl.reporting import outcome
@@ -83,7 +84,7 @@ def up(request: RunRequest, options: UpOptions, working: Path,
     from async_mbrl.ros.robot_description import robot_description
 
     if request.where == 'sim':      # the driver of a real arm may run on another machine
-        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        keep_to_this_machine(os.environ, share_folder())
     with closing(DomainClaim()) as domain:
         if source is None:
             run = open_run(request, share_folder(), working, datetime.now(), domain.claim_for,

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from async_mbrl.bringup.transport import ONE_MACHINE, PROFILES
 from faults.processes import begin
 
 HOSTS = ('robot', 'learner')
@@ -121,6 +122,8 @@ class Hosts:
         """
         environment = {**(os.environ if env is None else env), **self.environment}
         environment.pop('ROS_LOCALHOST_ONLY', None)
+        if Path(environment.get(PROFILES, '')).name == ONE_MACHINE:
+            del environment[PROFILES]
         self._started.append(subprocess.Popen(self.command(host, command), env=environment,
                                               preexec_fn=begin, **how))
         return self._started[-1]

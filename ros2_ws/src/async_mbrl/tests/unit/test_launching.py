@@ -18,6 +18,7 @@ import pytest
 from async_mbrl.bringup.arguments import ARGUMENTS, RunRequest
 from async_mbrl.bringup.compose import compose
 from async_mbrl.bringup.graph import describe
+from async_mbrl.bringup.transport import PROFILES, RANGE
 
 REAL = importlib.util.find_spec('launch_ros') is not None
 
@@ -157,7 +158,7 @@ def test_an_argument_that_is_given_counts_also_at_its_default(
     ('ROBOT_PC', {}, RunRequest(where='real'), 'SUBNET'),
     ('ROBOT_PC', {'where': 'sim'}, RunRequest(where='sim'), 'SUBNET'),
     ('ROBOT_PC', {'dry_run': 'false'}, RunRequest(where='real', dry_run=False), 'SUBNET'),
-    ('SIM', {}, RunRequest(where='sim'), 'LOCALHOST'),
+    ('SIM', {}, RunRequest(where='sim'), 'SYSTEM_DEFAULT'),
     ('REAL_ARM', {}, RunRequest(where='real'), None)])
 def test_who_is_looked_for_and_moves_only_when_told(
         launching: Any, package_root: Path, monkeypatch: pytest.MonkeyPatch, file: str,
@@ -170,12 +171,13 @@ def test_who_is_looked_for_and_moves_only_when_told(
         raise launching.ConfigError('enough')
 
     monkeypatch.setattr(launching, 'open_run', open_run)
-    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    monkeypatch.delenv('ROS_AUTOMATIC_DISCOVERY_RANGE')
+    for name in (RANGE, PROFILES):     # set first, so that what is set here is taken back
+        monkeypatch.setenv(name, 'before')
+        monkeypatch.delenv(name)
     values = {item.name: item.default for item in file.arguments} | given
     monkeypatch.setattr(launching, 'LaunchConfiguration', lambda name: types.SimpleNamespace(
         perform=lambda _context: values[name]))
     with pytest.raises(RuntimeError, match='enough'):
         launching.start(None, file, set(given))
     assert asked == [expected]
-    assert os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE') == seen
+    assert os.environ.get(RANGE) == seen
