@@ -8,9 +8,11 @@ Close to the limit that makes d'' + d' / R + d / (R T) = 0, which hardly oversho
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 
 RAMP_TIME_S = 0.05
 """Least ramp time R: some times the latency of commands, so that it never rattles."""
@@ -26,38 +28,32 @@ MARGIN_RAD = 0.02
 
 
 class AllowedSpeed:
-    """Greatest speeds towards the limits on both sides of each of some coordinates."""
+    """Greatest speed towards a limit, of its distance.
 
-    def __init__(self, lower: np.ndarray, upper: np.ndarray, braking: np.ndarray,
-                 ramp_s: np.ndarray) -> None:
-        """Take the limits (n,), the decelerations reached (n,) and the ramp times (n,), s."""
-        # Row 0 faces the upper limit, row 1 the lower one; speeds of row 1 are those towards the
-        # lower limit, so that one set of operations serves both.
-        self.direction = np.array([[1.0], [-1.0]])
-        """Sign of each row."""
-        self._stops = np.stack([upper, -lower])
+    On plain floats: a handful of them is done before numpy has begun.
+    """
+
+    def __init__(self, braking: float, ramp_s: float) -> None:
+        """Take the deceleration reached, rad/s^2 or m/s^2, and the ramp time, s."""
         self._braking_twice = 2.0 * braking
         self._lag = braking * REACTION_PER_RAMP * ramp_s
-        self._lag_squared = np.square(self._lag)
-        self._speed = np.zeros_like(self._stops)
+        self._lag_squared = self._lag * self._lag
 
-    def at(self, coordinates: np.ndarray) -> np.ndarray:
-        """Give the speeds allowed (2, n), at least 0, at coordinates (n,); holds until the next."""
-        speed = self._speed
-        np.multiply(self.direction, coordinates, out=speed)
-        np.subtract(self._stops, speed, out=speed)
-        np.maximum(speed, 0.0, out=speed)
-        np.multiply(speed, self._braking_twice, out=speed)
-        np.add(speed, self._lag_squared, out=speed)
-        np.sqrt(speed, out=speed)
-        np.subtract(speed, self._lag, out=speed)
-        return speed
+    def at(self, distance: float) -> float:
+        """Give the speed allowed, rad/s or m/s, at least 0, at a distance, rad or m."""
+        if distance <= 0.0:
+            return 0.0
+        return math.sqrt(self._lag_squared + self._braking_twice * distance) - self._lag
+
+    def distance(self, speed: float) -> float:
+        """Give the distance, rad or m, from which on a speed, rad/s or m/s, is allowed."""
+        return speed * (speed + 2.0 * self._lag) / self._braking_twice
 
 
 class JointLimiter:
     """What the limits of a robot's joints mean for what is sent, whatever its interface."""
 
-    def __init__(self, robot: RobotConfig) -> None:
+    def __init__(self, robot: ArmConfig) -> None:
         """Prepare the constants."""
         limits = robot.limits
         self.velocity = np.array(limits.velocity)
@@ -87,11 +83,24 @@ class JointLimiter:
         """Least joint positions to be commanded (n,), rad."""
         self.upper = np.array(limits.position_upper) - MARGIN_RAD
         """Greatest joint positions to be commanded (n,), rad."""
-        self._allowed = AllowedSpeed(self.lower, self.upper, self.braking, self.ramp_s)
-        self.direction = self._allowed.direction
-        """Sign of the rows of allowed speeds: towards the upper limits, towards the lower ones."""
+        # Where the distance allows the greatest speed anyway there is no root to take.
+        self._joints = []
+        for lower, upper, speed, *reached in zip(
+                self.lower.tolist(), self.upper.tolist(), self.velocity.tolist(),
+                self.braking.tolist(), self.ramp_s.tolist(), strict=True):
+            allowed = AllowedSpeed(*reached)
+            self._joints.append((lower, upper, speed, allowed.distance(speed), allowed.at))
 
-    def allowed_speed(self, position: np.ndarray) -> np.ndarray:
-        """Give speeds allowed (2, n) at positions (n,): speed limits and braking distances."""
-        speed = self._allowed.at(position)
-        return np.minimum(speed, self.velocity, out=speed)
+    def allowed_speed(self, position: list[float]) -> list[tuple[float, float]]:
+        """Give the speeds allowed at positions (n,): limits of speed and braking distances.
+
+        Returns:
+            For each joint the speeds towards its lower and its upper limit, at least 0, rad/s.
+        """
+        speeds = []
+        for angle, (lower, upper, speed, free, allowed) in zip(position, self._joints,
+                                                               strict=True):
+            down, up = angle - lower, upper - angle
+            speeds.append((speed if down >= free else min(speed, allowed(down)),
+                           speed if up >= free else min(speed, allowed(up))))
+        return speeds

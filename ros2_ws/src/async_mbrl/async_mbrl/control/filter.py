@@ -14,7 +14,7 @@ import numpy as np
 from async_mbrl.control.braking import JointLimiter
 from async_mbrl.control.smoothing import JerkLimitedSteps
 from async_mbrl.control.workspace import WorkspaceBarrier
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 
 NON_FINITE_LIMIT = 3
 """So many in a row that are not finite make a fault."""
@@ -40,7 +40,7 @@ class CommandFilter:
     call.
     """
 
-    def __init__(self, robot: RobotConfig) -> None:
+    def __init__(self, robot: ArmConfig) -> None:
         """Prepare the constants of a robot's limits."""
         joints = robot.joints
         self.counts = dict.fromkeys(COUNTS, 0)
@@ -59,17 +59,25 @@ class CommandFilter:
         self._least_damping = -np.array(robot.move.damping)
         self._least = np.array(robot.limits.position_lower)
         self._most = np.array(robot.limits.position_upper)
+        self._least_velocity = -limiter.velocity
         self._rate = limiter.effort_rate * self._period_s
-        self._barrier_gain = limiter.inertia / limiter.ramp_s
         self._per_inertia = 1.0 / limiter.inertia
-        self._least_effort = -limiter.effort
+        # Numbers of the single joints: with so few of them, plain floats are quicker than arrays.
+        self._effort_joints = list(zip(
+            limiter.effort.tolist(), (limiter.inertia / limiter.ramp_s).tolist(), strict=True))
+        # Where only rounding is left to smooth, what is wanted is sent to the last bit.
+        self._effort_steps = list(zip(
+            self._rate.tolist(), (self._rate + 1e-12 * limiter.effort).tolist(), strict=True))
+        self._speeds = limiter.velocity.tolist()
+        self._places = list(zip(limiter.lower.tolist(), limiter.upper.tolist(), strict=True))
         self._sent = np.zeros(joints)
         self._asked = np.zeros(joints)
+        self._position = np.zeros(joints)
+        self._velocity = np.zeros(joints)
         self._wanted = np.zeros(joints)
-        self._braking = np.zeros(joints)
-        self._bound = np.zeros((2, joints))
         self._work = np.zeros(joints)
         self._zero = np.zeros(joints)
+        self._rest = [0.0] * joints
         self._changes: set[str] = set()
 
     @property
@@ -120,23 +128,22 @@ class CommandFilter:
         """
         self._changes.clear()
         self._asked[:] = command
-        finite = all(map(math.isfinite, self._asked.tolist()))
-        measured = (all(map(math.isfinite, position.tolist()))
-                    and all(map(math.isfinite, velocity.tolist())))
+        asked = self._asked.tolist()
+        finite = all(map(math.isfinite, asked))
+        measured = (_measure(position, self._position) and _measure(velocity, self._velocity))
         self.non_finite = 0 if finite and measured else self.non_finite + 1
         if not finite or not measured:
             self._changes.add(FINITE)
         if not measured:
             self.safe()
+        elif self._interface == 'effort':
+            self._apply_effort(asked if finite else self._rest)
+        elif self._interface == 'velocity':
+            self._apply_velocity(asked if finite else self._rest)
+        elif finite:
+            self._apply_position(asked)
         else:
-            position = np.maximum(np.minimum(position, _FAR), -_FAR)
-            velocity = np.maximum(np.minimum(velocity, _FAR), -_FAR)
-            if self._interface == 'effort':
-                self._apply_effort(finite, position, velocity)
-            elif self._interface == 'velocity':
-                self._apply_velocity(finite, position)
-            else:
-                self._apply_position(finite)
+            self.safe()
         self._count()
         return self._sent
 
@@ -164,61 +171,68 @@ class CommandFilter:
 
     # ---- interfaces ----
 
-    def _apply_effort(self, finite: bool, position: np.ndarray, velocity: np.ndarray) -> None:
-        limiter, wanted, bound, braking = self._limiter, self._wanted, self._bound, self._braking
-        most, least = limiter.effort, self._least_effort
-        wanted[:] = self._asked if finite else 0.0
-        self._clip(wanted, least, most, MAGNITUDE)
-        np.multiply(limiter.direction, velocity, out=bound)
-        np.subtract(limiter.allowed_speed(position), bound, out=bound)
-        np.multiply(bound, self._barrier_gain, out=bound)
-        np.minimum(bound, most, out=bound)
-        np.maximum(bound, least, out=bound)
-        np.negative(bound[1], out=bound[1])
-        self._clip(wanted, bound[1], bound[0], BRAKING)
-        np.multiply(velocity, self._barrier_gain, out=braking)
-        np.negative(braking, out=braking)
-        np.maximum(np.minimum(braking, most), least, out=braking)
-        share = self._workspace.share(position, velocity, wanted * self._per_inertia,
-                                      lambda: braking * self._per_inertia)
+    def _apply_effort(self, asked: list[float]) -> None:
+        velocity = self._velocity.tolist()
+        allowed = self._limiter.allowed_speed(self._position.tolist())
+        wanted, braking = [], []
+        for torque, speed, (down, up), (most, gain) in zip(
+                asked, velocity, allowed, self._effort_joints, strict=True):
+            if not -most <= torque <= most:
+                self._changes.add(MAGNITUDE)
+                torque = most if torque > 0.0 else -most
+            upper, lower = (up - speed) * gain, (-down - speed) * gain
+            if torque > upper and torque > -most:
+                self._changes.add(BRAKING)
+                torque = max(upper, -most)
+            if torque < lower and torque < most:
+                self._changes.add(BRAKING)
+                torque = min(lower, most)
+            wanted.append(torque)
+            braking.append(min(max(-speed * gain, -most), most))
+        self._wanted[:] = wanted
+        np.multiply(self._wanted, self._per_inertia, out=self._work)
+        share = self._workspace.share(self._position, self._velocity, self._work,
+                                      lambda: np.multiply(braking, self._per_inertia))
         if share > 0.0:
             self._changes.add(WORKSPACE)
-            wanted += share * (braking - wanted)
-        step = self._work
-        np.subtract(wanted, self._sent, out=step)
-        np.minimum(step, self._rate, out=step)
-        np.maximum(step, -self._rate, out=step)
-        np.add(self._sent, step, out=step)
-        # Where nothing had to be smoothed, what is wanted is sent to the last bit.
-        near = np.abs(step - wanted) <= 1e-12 * most
-        np.copyto(step, wanted, where=near)
-        if not near.all():
-            self._changes.add(SMOOTHED)
-        np.maximum(np.minimum(step, most), least, out=self._sent)
+            wanted = [min(max(torque + share * (brake - torque), -most), most)
+                      for torque, brake, (most, _) in zip(wanted, braking, self._effort_joints,
+                                                          strict=True)]
+        sent = []
+        for torque, last, (step, near) in zip(wanted, self._sent.tolist(), self._effort_steps,
+                                              strict=True):
+            change = torque - last
+            if not -near <= change <= near:
+                self._changes.add(SMOOTHED)
+                torque = last + step if change > 0.0 else last - step
+            sent.append(torque)
+        self._sent[:] = sent
 
-    def _apply_velocity(self, finite: bool, position: np.ndarray) -> None:
-        limiter, wanted = self._limiter, self._wanted
-        wanted[:] = self._asked if finite else 0.0
-        self._clip(wanted, -limiter.velocity, limiter.velocity, MAGNITUDE)
-        allowed = limiter.allowed_speed(position)
-        self._clip(wanted, -allowed[1], allowed[0], BRAKING)
-        self._step(self._steps.changing_to(wanted), position)
-        np.maximum(np.minimum(self._steps.velocity, limiter.velocity), -limiter.velocity,
-                   out=self._sent)
-        if np.abs(self._sent - wanted).max() > 1e-9:
-            self._changes.add(SMOOTHED)
-
-    def _apply_position(self, finite: bool) -> None:
-        limiter, wanted, steps = self._limiter, self._wanted, self._steps
-        if not finite:
-            self.safe()
-            return
-        wanted[:] = self._asked
-        self._clip(wanted, limiter.lower, limiter.upper, MAGNITUDE)
-        self._step(steps.towards(wanted), steps.position)
+    def _apply_velocity(self, asked: list[float]) -> None:
+        allowed = self._limiter.allowed_speed(self._position.tolist())
+        wanted = []
+        for speed, (down, up), most in zip(asked, allowed, self._speeds, strict=True):
+            if not -most <= speed <= most:
+                self._changes.add(MAGNITUDE)
+                speed = most if speed > 0.0 else -most
+            if not -down <= speed <= up:
+                self._changes.add(BRAKING)
+                speed = up if speed > 0.0 else -down
+            wanted.append(speed)
+        self._step(self._steps.changing_to(wanted), self._position)
         self._show_steps()
-        if np.abs(self._sent - wanted).max() > 1e-9:
-            self._changes.add(SMOOTHED)
+        self._compare(wanted)
+
+    def _apply_position(self, asked: list[float]) -> None:
+        wanted = []
+        for place, (lower, upper) in zip(asked, self._places, strict=True):
+            if not lower <= place <= upper:
+                self._changes.add(MAGNITUDE)
+                place = max(min(place, upper), lower)
+            wanted.append(place)
+        self._step(self._steps.towards(wanted), self._steps.position)
+        self._show_steps()
+        self._compare(wanted)
 
     # ---- pieces ----
 
@@ -238,18 +252,19 @@ class CommandFilter:
         steps.take(step)
 
     def _show_steps(self) -> None:
+        sent, steps = self._sent, self._steps
         if self._interface == 'velocity':
-            self._sent[:] = self._steps.velocity
+            np.minimum(steps.velocity, self._limiter.velocity, out=sent)
+            np.maximum(sent, self._least_velocity, out=sent)
         else:
-            np.maximum(np.minimum(self._steps.position, self._most), self._least, out=self._sent)
+            np.minimum(steps.position, self._most, out=sent)
+            np.maximum(sent, self._least, out=sent)
 
-    def _clip(self, values: np.ndarray, lower: np.ndarray, upper: np.ndarray, kind: str) -> None:
-        np.minimum(values, upper, out=self._work)
-        np.maximum(self._work, lower, out=self._work)
-        # Bytes are compared in no time, but -0.0 is 0.0.
-        if self._work.tobytes() != values.tobytes() and (self._work != values).any():
-            self._changes.add(kind)
-            values[:] = self._work
+    def _compare(self, wanted: list[float]) -> None:
+        for sent, asked in zip(self._sent.tolist(), wanted, strict=True):
+            if abs(sent - asked) > 1e-9:
+                self._changes.add(SMOOTHED)
+                return
 
     def _count(self) -> None:
         changes, counts = self._changes, self.counts
@@ -259,3 +274,16 @@ class CommandFilter:
             counts['interventions'] += 1
         for kind in changes:
             counts[kind] += 1
+
+
+def _measure(values: np.ndarray, out: np.ndarray) -> bool:
+    """Copy measurements, cut where they are far; say whether all are finite."""
+    out[:] = values
+    numbers = out.tolist()
+    if sum(map(abs, numbers)) <= _FAR:      # so none is far, and all are finite
+        return True
+    if not all(map(math.isfinite, numbers)):
+        return False
+    np.minimum(out, _FAR, out=out)
+    np.maximum(out, -_FAR, out=out)
+    return True

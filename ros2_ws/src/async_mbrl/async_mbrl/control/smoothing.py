@@ -7,10 +7,12 @@ blended: the states from which joints can still stop in time form a convex set.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from ruckig import ControlInterface, InputParameter, OutputParameter, Ruckig, Synchronization
 
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 
 _STANDING = 1e-9
 
@@ -18,17 +20,14 @@ _STANDING = 1e-9
 class JerkLimitedSteps:
     """Joint positions, speeds and accelerations as sent, and the steps that may follow."""
 
-    def __init__(self, robot: RobotConfig) -> None:
+    def __init__(self, robot: ArmConfig) -> None:
         """Begin at rest at 0."""
         joints, limits = robot.joints, robot.limits
         self.period_s = 1.0 / robot.control_rate_hz
         """Time of a step, s."""
-        self.position = np.zeros(joints)
-        """Joint positions sent last (n,), rad."""
-        self.velocity = np.zeros(joints)
-        """Their speeds (n,), rad/s."""
-        self.acceleration = np.zeros(joints)
-        """Their accelerations (n,), rad/s^2."""
+        self._state = np.zeros((3, joints))
+        self.position, self.velocity, self.acceleration = self._state
+        """Joint positions sent last (n,), rad, their speeds, rad/s, and accelerations, rad/s^2."""
         self.failures = 0
         """Steps that the generator had no answer to; braking was taken instead."""
         self._zeros = [0.0] * joints
@@ -47,8 +46,9 @@ class JerkLimitedSteps:
     @property
     def standing(self) -> bool:
         """Whether what is sent does not change any more."""
-        return bool((np.abs(self.velocity) < _STANDING).all()
-                    and (np.abs(self.acceleration) < _STANDING).all())
+        _, velocity, acceleration = self._state.tolist()
+        return (max(map(abs, velocity)) < _STANDING
+                and max(map(abs, acceleration)) < _STANDING)
 
     def begin(self, position: np.ndarray, velocity: np.ndarray) -> None:
         """Begin anew at joint positions (n,), rad, and speeds (n,), rad/s."""
@@ -56,20 +56,20 @@ class JerkLimitedSteps:
         self.velocity[:] = velocity
         self.acceleration.fill(0.0)
 
-    def towards(self, target: np.ndarray) -> np.ndarray:
+    def towards(self, target: list[float]) -> np.ndarray:
         """Give the step (3, n) towards joint positions (n,), rad, to stand there."""
         generator = self._generators[0]
-        generator[1].target_position = target.tolist()
+        generator[1].target_position = target
         step = self._step(generator)
         if step is None:
             self.failures += 1
             return self.braking()
         return step
 
-    def changing_to(self, target: np.ndarray) -> np.ndarray:
+    def changing_to(self, target: list[float]) -> np.ndarray:
         """Give the step (3, n) towards joint speeds (n,), rad/s, to keep them."""
         generator = self._generators[1]
-        generator[1].target_velocity = target.tolist()
+        generator[1].target_velocity = target
         step = self._step(generator)
         if step is None:
             # Without a plan there is still a way that keeps to the limits: accelerate ever less.
@@ -82,23 +82,22 @@ class JerkLimitedSteps:
 
     def braking(self) -> np.ndarray:
         """Give the step (3, n) that brings all joints to rest as fast as the limits allow."""
-        return self.changing_to(np.zeros_like(self.velocity))
+        return self.changing_to(self._zeros)
 
     def take(self, step: np.ndarray) -> None:
         """Go on from the end of a step (3, n): positions, speeds, accelerations."""
-        self.position[:], self.velocity[:], self.acceleration[:] = step
+        self._state[:] = step
         if self.standing:
-            self.velocity.fill(0.0)
-            self.acceleration.fill(0.0)
+            self._state[1:] = 0.0
 
     def _step(self, generator: tuple[Ruckig, InputParameter, OutputParameter]
               ) -> np.ndarray | None:
         otg, asked, given = generator
-        asked.current_position = self.position.tolist()
-        asked.current_velocity = self.velocity.tolist()
-        asked.current_acceleration = self.acceleration.tolist()
+        (asked.current_position, asked.current_velocity,
+         asked.current_acceleration) = self._state.tolist()
         otg.reset()     # what was blended is no step of its own plan
         if otg.update(asked, given).value < 0:
             return None
-        step = np.array([given.new_position, given.new_velocity, given.new_acceleration])
-        return step if np.isfinite(step).all() else None
+        step = given.new_position, given.new_velocity, given.new_acceleration
+        # A sum is finite where all are.
+        return np.array(step) if math.isfinite(sum(map(sum, step))) else None

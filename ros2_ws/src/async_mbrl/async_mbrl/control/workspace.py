@@ -14,7 +14,7 @@ import numpy as np
 
 from async_mbrl.control.braking import AllowedSpeed
 from async_mbrl.control.tool_velocity import ToolVelocities
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 
 MARGIN_M = 0.01
 """Points are stopped this far before the faces: the model of the arm is a simple one."""
@@ -25,7 +25,7 @@ _TINY = 1e-9
 class WorkspaceBarrier:
     """Says how far what the joints are asked must give way to braking."""
 
-    def __init__(self, robot: RobotConfig, braking_ramp_s: float, ramp_s: float) -> None:
+    def __init__(self, robot: ArmConfig, braking_ramp_s: float, ramp_s: float) -> None:
         """Prepare for a robot.
 
         Args:
@@ -33,20 +33,16 @@ class WorkspaceBarrier:
             braking_ramp_s: ramp time that braking distances allow for, s.
             ramp_s: time in which the bound of the acceleration goes over to braking, s; no longer.
         """
-        workspace, points = robot.workspace, robot.kinematics.points
-        lower = np.array(workspace.lower)
+        workspace = robot.workspace
+        lower, upper = np.array(workspace.lower), np.array(workspace.upper)
         lower[2] = max(lower[2], workspace.minimum_height_m)
         # A box too narrow for the margins still has an inside.
-        margin = np.minimum(MARGIN_M, 0.25 * (np.array(workspace.upper) - lower))
-        ones = np.ones(3 * points)
-        self._allowed = AllowedSpeed(
-            np.tile(lower + margin, points), np.tile(np.array(workspace.upper) - margin, points),
-            workspace.braking_acceleration * ones, braking_ramp_s * ones)
-        self._per_ramp = 1.0 / ramp_s
-        self._tool = ToolVelocities(robot.kinematics, 2)
-        self._motions = np.zeros((2, robot.joints))
-        self._outward = np.zeros((2, 2, 3 * points))
-        self._bound = np.zeros((2, 3 * points))
+        margin = np.minimum(MARGIN_M, 0.25 * (upper - lower))
+        self._box = list(zip((lower + margin).tolist(), (upper - margin).tolist(), strict=True))
+        self._allowed = AllowedSpeed(workspace.braking_acceleration, braking_ramp_s)
+        self._ramp_s = ramp_s
+        self._tool = ToolVelocities(robot.kinematics)
+        self._motion = np.zeros(robot.joints)
 
     def share(self, position: np.ndarray, velocity: np.ndarray, wanted: np.ndarray,
               braking: Callable[[], np.ndarray]) -> float:
@@ -58,18 +54,26 @@ class WorkspaceBarrier:
             wanted: joint accelerations asked for (n,), rad/s^2.
             braking: gives the joint accelerations of braking (n,), rad/s^2; asked only if needed.
         """
-        motions, outward, bound = self._motions, self._outward, self._bound
-        motions[0] = velocity
-        motions[1] = wanted
-        points, rates = self._tool.at(position, motions)
-        np.multiply(self._allowed.direction, rates[:, None, :], out=outward)
-        np.subtract(self._allowed.at(points), outward[0], out=bound)
-        np.multiply(bound, self._per_ramp, out=bound)
-        excess = np.subtract(outward[1], bound, out=bound)
-        if excess.max() <= 0.0:
+        # acceleration > (allowed - velocity) / R is velocity + R acceleration > allowed, and both
+        # are linear in those of the joints: one speed says it all.
+        motion, ramp_s = self._motion, self._ramp_s
+        np.multiply(wanted, ramp_s, out=motion)
+        np.add(motion, velocity, out=motion)
+        world = self._tool.at(position, motion).tolist()
+        allowed = self._allowed.at
+        outside = []
+        for axis, (lower, upper) in enumerate(self._box):
+            for point, (place, speed) in enumerate(zip(world[axis], world[4 + axis], strict=True)):
+                excess = (speed - allowed(upper - place) if speed > 0.0 else
+                          -speed - allowed(place - lower))
+                if excess > 0.0:
+                    outside.append((axis, point, speed > 0.0, excess))
+        if not outside:
             return 0.0
-        gain = outward[1] - self._allowed.direction * self._tool.along(braking())
-        of_use = (excess > 0.0) & (gain > _TINY)
-        if not of_use.any():
-            return 0.0
-        return float(min(1.0, (excess[of_use] / gain[of_use]).max()))
+        relief = self._tool.at(position, wanted - braking())
+        share = 0.0
+        for axis, point, upwards, excess in outside:
+            gain = relief[4 + axis, point] if upwards else -relief[4 + axis, point]
+            if gain > _TINY:
+                share = max(share, excess / (ramp_s * gain))
+        return min(1.0, float(share))

@@ -105,6 +105,8 @@ class ToolKinematics:
             (..., 3 * points) coordinates in the world, m, point by point.
         """
         xp = self._xp
+        if xp is np and position.ndim == 1:
+            return self._at_once(position)
         angle = position[..., None, None]
         links = self._constant + xp.sin(angle) * self._sine + xp.cos(angle) * self._cosine
         while links.shape[-3] > 1:
@@ -115,6 +117,15 @@ class ToolKinematics:
             links = product
         world = (links[..., 0, :3, :] @ self._tool)
         return xp.swapaxes(world, -1, -2).reshape(*position.shape[:-1], -1)
+
+    def _at_once(self, position: np.ndarray) -> np.ndarray:
+        # One position, as the control loop asks for: what takes time there are not the operations
+        # but the calls, and carrying the points through the joints takes the fewest.
+        sine, cosine = np.sin(position)[:, None, None], np.cos(position)[:, None, None]
+        points = self._tool
+        for link in (self._constant + sine * self._sine + cosine * self._cosine)[::-1]:
+            points = link.dot(points)
+        return points[:3].T.reshape(-1)
 
 
 def _rotation(quaternion: np.ndarray) -> np.ndarray:
