@@ -1,21 +1,34 @@
 """How fast the model and the policies learn, and how close to what the core can do.
 
-Every figure is taken in CPU seconds of one thread, so that a busy machine does not spoil it.
-Fractions of peak count the multiplications that have to be done against a large matrix product in
-the same run. Needs a sourced environment (``. scripts/env.sh``).
+Every figure is taken in CPU seconds of one thread, so that a busy machine spoils it less.
+Fractions of peak count the multiplications that have to be done, against a large matrix product by
+torch and against fused multiplications in registers, both in the same run. With mbrl-lib
+(``--peer`` or ``--setup-peer``) the two programs, and the two products of ours, take turns window
+by window. The work is alike, not equal: mbrl-lib learns a Gaussian, so its last layer is twice as
+wide, and it samples each imagined step in a member drawn anew; ours predicts a mean, and an
+imagined state stays in its member.
+
+Needs a sourced environment (``. scripts/env.sh``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from mbrl_lib import MbrlLib, set_up
 from provenance import RESULTS, provenance
 
 from async_mbrl.bringup.arguments import RunRequest
@@ -23,32 +36,66 @@ from async_mbrl.bringup.compose import compose
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.ensemble import Ensemble
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.product import choose_product, onednn_works
 from async_mbrl.tasks import make_task
 
 SEED = 0
 TRANSITIONS = 600
-SIZES = ((128, 128), (200, 200, 200, 200), (512, 512, 512))
+WINDOWS = 7
+STATES = 10_000
+# Hidden layers, batch of a member, updates of a window; the first is that of the demo.
+SHAPES = (((128, 128), 64, 100), ((200,) * 4, 256, 15), ((512,) * 3, 256, 5))
+CHEETAH = SimpleNamespace(name='half_cheetah_sizes', state_size=17, action_size=6, goal_size=0)
+"""What a model needs to know of a task with the sizes of HalfCheetah."""
 
 
-def seconds_each(action: Callable[[], object], repeats: int, windows: int = 5) -> float:
-    """Give the median CPU time of a call over some windows, s."""
-    action()
-    found = []
-    for _ in range(windows):
-        begun = time.process_time()
-        for _ in range(repeats):
-            action()
-        found.append((time.process_time() - begun) / repeats)
-    return statistics.median(found)
+def seconds_each(action: Callable[[], object], repeats: int) -> float:
+    """Give the CPU time of a call in one window, s."""
+    begun = time.process_time()
+    for _ in range(repeats):
+        action()
+    return (time.process_time() - begun) / repeats
 
 
-def peak_flops() -> float:
-    """Give the rate of a large single-precision matrix product, FLOP/s."""
+def take_turns(contenders: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Give the median of what each contender measures, window by window after a first one."""
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for window in range(1 + WINDOWS):
+        for name, measure in contenders.items():
+            value = measure()
+            if window:
+                found[name].append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def median_seconds(action: Callable[[], object], repeats: int) -> float:
+    """Give the median CPU time of a call, s."""
+    return take_turns({'': lambda: seconds_each(action, repeats)})['']
+
+
+def product_peak() -> float:
+    """Give the rate of a large single-precision matrix product by torch, FLOP/s."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    return 2 * 2048 ** 3 / seconds_each(lambda: torch.mm(a, b), 3)
+    return 2 * 2048 ** 3 / median_seconds(lambda: torch.mm(a, b), 2)
+
+
+def fma_peak() -> float | None:
+    """Give the rate of fused multiplications in registers, FLOP/s; None without a C compiler."""
+    compiler = shutil.which('cc')
+    if compiler is None:
+        return None
+    rates = []
+    with tempfile.TemporaryDirectory() as folder:
+        for width in (16, 32, 64):
+            program = Path(folder) / f'fma{width}'
+            subprocess.run([compiler, '-O3', '-march=native', f'-DWIDTH={width}', '-o', program,
+                            Path(__file__).with_name('fma_peak.c')], check=True,
+                           stderr=subprocess.DEVNULL)
+            rates.append(float(subprocess.run([program], check=True, capture_output=True,
+                                              text=True).stdout))
+    return max(rates)
 
 
 def products(sizes: tuple[int, ...]) -> int:
@@ -61,11 +108,36 @@ def training(sizes: tuple[int, ...]) -> int:
     return 3 * products(sizes) - 2 * sizes[0] * sizes[1]
 
 
-def row(what: str, seconds: float, flop: float | None, peak: float) -> dict[str, Any]:
-    """Make a row; no other program has been measured beside ours yet."""
-    return {'what': what, 'ours_per_s': round(1 / seconds, 2), 'peer': None, 'peer_per_s': None,
-            'ratio': None,
-            'fraction_of_peak': None if flop is None else round(flop / seconds / peak, 4)}
+class Rows:
+    """The rows of the result."""
+
+    def __init__(self, peak: float, fma: float | None) -> None:
+        """Make an empty list; the peaks are in FLOP/s."""
+        self.rows: list[dict[str, Any]] = []
+        self._peak = peak
+        self._fma = fma
+
+    def add(self, what: str, seconds: float, flop: float | None = None,
+            peer_seconds: float | None = None, **more: Any) -> None:
+        """Add one and print it; ``flop``: what has to be done in those seconds."""
+        def share(peak: float | None) -> float | None:
+            return None if flop is None or peak is None else round(flop / seconds / peak, 4)
+
+        row = {'what': what, 'ours_per_s': round(1 / seconds, 2),
+               'peer': None if peer_seconds is None else 'mbrl-lib',
+               'peer_per_s': None if peer_seconds is None else round(1 / peer_seconds, 2),
+               'ratio': None if peer_seconds is None else round(peer_seconds / seconds, 3),
+               'fraction_of_peak': share(self._peak), 'fraction_of_fma_peak': share(self._fma),
+               **more}
+        self.rows.append(row)
+        text = f'{row["ours_per_s"]:12.1f} /s  {what}'
+        if row['fraction_of_peak'] is not None:
+            text += f'; {row["fraction_of_peak"]:.1%} of a large product'
+        if row['fraction_of_fma_peak'] is not None:
+            text += f', {row["fraction_of_fma_peak"]:.1%} of FMA'
+        if row['ratio'] is not None:
+            text += f'; mbrl-lib {row["peer_per_s"]:.1f} /s: {row["ratio"]:.2f} times'
+        print(text, flush=True)
 
 
 def random_transitions(task: Any) -> list[Transition]:
@@ -83,65 +155,65 @@ def random_transitions(task: Any) -> list[Transition]:
     return transitions
 
 
-def ensemble_rows(peak: float) -> list[dict[str, Any]]:
-    """Compare one product for all members with a product for each, forward and backward."""
-    generator = torch.Generator().manual_seed(SEED)
-    rows = []
-    for hidden, batch in (((128, 128), 20), ((128, 128), 64), ((200,) * 4, 256),
-                          ((512,) * 3, 256)):
-        sizes = (28, *hidden, 7)
-        ensemble = Ensemble(5, sizes, 'silu', generator)
-        parameters = list(ensemble.parameters())
-        inputs = torch.randn(5, batch, sizes[0], generator=generator)
-
-        def one_by_one(x: torch.Tensor, ensemble: Ensemble = ensemble) -> torch.Tensor:
-            results = []
-            for member in range(5):
-                h = x[member]
-                for layer, (weight, bias) in enumerate(zip(ensemble.weights, ensemble.biases,
-                                                           strict=True)):
-                    h = torch.addmm(bias[member], h, weight[member])
-                    if layer < len(ensemble.weights) - 1:
-                        h = torch.nn.functional.silu(h)
-                results.append(h)
-            return torch.stack(results)
-
-        for name, forward in (('all members at once', ensemble), ('one by one', one_by_one)):
-            def learn(forward: Callable[[torch.Tensor], torch.Tensor] = forward,
-                      inputs: torch.Tensor = inputs,
-                      parameters: list[torch.nn.Parameter] = parameters) -> None:
-                torch.autograd.grad(forward(inputs).square().sum(), parameters)
-
-            seconds = seconds_each(learn, 20)
-            rows.append(row(f'forward and backward of 5 x {hidden}, {batch} rows each, {name}',
-                            seconds, 5 * batch * training(sizes), peak))
-    return rows
+def cheetah_transitions() -> list[Transition]:
+    """Draw transitions with the sizes of HalfCheetah."""
+    rng = np.random.default_rng(SEED)
+    states = rng.normal(size=(TRANSITIONS, 2, CHEETAH.state_size)).astype(np.float32)
+    actions = rng.uniform(-1.0, 1.0, (TRANSITIONS, CHEETAH.action_size)).astype(np.float32)
+    return [Transition(number, 0, number, state[0], action, action, state[0] + 0.1 * state[1], 0.0,
+                       False, False)
+            for number, (state, action) in enumerate(zip(states, actions, strict=True))]
 
 
-def model_rows(task: Any, transitions: list[Transition], peak: float) -> list[dict[str, Any]]:
-    """Measure updates of the structured ensemble and imagined steps in it."""
-    rows = []
-    for hidden in SIZES:
-        batch = 64 if hidden == SIZES[0] else 256
+def plain_rows(rows: Rows, peer: MbrlLib | None) -> None:
+    """Measure updates of the unstructured ensemble and imagined steps in it."""
+    transitions = cheetah_transitions()
+    kinds = ('batched', 'onednn') if onednn_works() else ('batched',)
+    for hidden, batch, repeats in SHAPES:
+        sizes = (CHEETAH.state_size + CHEETAH.action_size, *hidden, CHEETAH.state_size)
+        automatic = choose_product('auto', 5, sizes, 'silu', batch)
+        updates: dict[str, Callable[[], float]] = {}
+        steps: dict[str, Callable[[], float]] = {}
+        for kind in kinds:
+            learner = ModelLearner(
+                ModelConfig(kind='plain', hidden=hidden, batch=batch, updates_per_step=1,
+                            product=kind), CHEETAH, seed=SEED)
+            learner.take(transitions)
+            states, actions, _ = learner.buffer.batch(
+                torch.arange(STATES // 5).remainder(TRANSITIONS).expand(5, -1))
+
+            updates[kind] = partial(seconds_each, learner.step, repeats)
+            steps[kind] = partial(seconds_each, torch.inference_mode()(partial(
+                learner.average.predict, states, actions)), 3)
+        if peer is not None:
+            updates['mbrl-lib'] = partial(peer.seconds, measure='update', hidden=hidden,
+                                          batch=batch, repeats=repeats)
+            steps['mbrl-lib'] = partial(peer.seconds, measure='imagine', hidden=hidden,
+                                        states=STATES, repeats=3)
+        update, step = take_turns(updates), take_turns(steps)
+        for kind in kinds:
+            about = {'product': kind, 'chosen_by_auto': kind == automatic}
+            rows.add(f'update of a plain ensemble, 5 x {hidden}, batch {batch}, {kind}',
+                     update[kind], 5 * batch * training(sizes), update.get('mbrl-lib'), **about)
+            rows.add(f'imagined steps, 5 x {hidden}, {STATES} states at once, {kind}',
+                     step[kind] / STATES, products(sizes),
+                     step['mbrl-lib'] / STATES if peer is not None else None, **about)
+
+
+def structured_rows(rows: Rows, task: Any, transitions: list[Transition]) -> None:
+    """Measure updates of the ensemble that an arm learns with."""
+    for hidden, batch, repeats in SHAPES:
         learner = ModelLearner(ModelConfig(hidden=hidden, batch=batch, updates_per_step=1), task,
                                seed=SEED)
         learner.take(transitions)
         sizes = (4 * task.joints, *hidden, task.joints)
-        rows.append(row(f'model update, 5 x {hidden}, batch {batch}',
-                        seconds_each(learner.step, 20), 5 * batch * training(sizes), peak))
-        states, actions, _ = learner.buffer.batch(
-            torch.arange(2000).remainder(TRANSITIONS).expand(5, -1))
-        with torch.inference_mode():
-            seconds = seconds_each(lambda learner=learner, states=states, actions=actions:
-                                   learner.average.predict(states, actions), 5)
-        rows.append(row(f'imagined model steps, 5 x {hidden}, 10000 states at once',
-                        seconds / 10_000, products(sizes), peak))
-    return rows
+        rows.add(f'update of a structured ensemble, 5 x {hidden}, batch {batch}',
+                 median_seconds(learner.step, repeats), 5 * batch * training(sizes),
+                 product=learner.product)
 
 
-def policy_rows(transitions: list[Transition], task: Any, peak: float) -> list[dict[str, Any]]:
+def policy_rows(rows: Rows, task: Any, transitions: list[Transition]) -> None:
     """Measure updates of each algorithm with the settings of its file."""
-    rows = []
     for algorithm in ('me_ppo', 'svg'):
         composition = compose(RunRequest(algorithm=algorithm), share_folder(), RESULTS)
         model = ModelLearner(composition.model, task, seed=SEED)
@@ -152,27 +224,48 @@ def policy_rows(transitions: list[Transition], task: Any, peak: float) -> list[d
         model.step()
         learner.take_snapshot(model.snapshot())
         settings = composition.improvement
-        rows.append(row(f'{algorithm} update, {settings.rollouts} x {settings.horizon} imagined '
-                        'steps', seconds_each(learner.step, 5), None, peak))
-    return rows
+
+        def update(learner: PolicyLearner = learner) -> None:
+            before = learner.updates
+            while learner.updates == before:
+                learner.step()
+
+        rows.add(f'{algorithm} update, {settings.rollouts} x {settings.horizon} imagined steps',
+                 median_seconds(update, 5))
 
 
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument('--peer', metavar='PYTHON', type=Path,
+                       help='interpreter that has mbrl-lib 0.2.0')
+    other.add_argument('--setup-peer', metavar='DIR', type=Path,
+                       help='virtual environment to make with it, if it is not there; some '
+                            'hundred megabytes')
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    python = arguments.peer
+    if arguments.setup_peer is not None:
+        python = set_up(arguments.setup_peer)
+    peer = None if python is None else MbrlLib(python)
     composition = compose(RunRequest(), share_folder(), RESULTS)
     task = make_task(composition.task, composition.robot)
     transitions = random_transitions(task)
-    peak = peak_flops()
-    rows = [*ensemble_rows(peak), *model_rows(task, transitions, peak),
-            *policy_rows(transitions, task, peak)]
-    for line in rows:
-        share = line['fraction_of_peak']
-        print(f'{line["ours_per_s"]:12.1f} /s  '
-              f'{"" if share is None else f"{share:6.1%} of peak":16s} {line["what"]}')
-    result = {**provenance([SEED]), 'peak_gflops': round(peak / 1e9, 1), 'rows': rows}
+    peak, fma = product_peak(), fma_peak()
+    print(f'a large product {peak / 1e9:.1f} GFLOP/s, FMA '
+          f'{"unknown" if fma is None else f"{fma / 1e9:.1f} GFLOP/s"}', flush=True)
+    rows = Rows(peak, fma)
+    plain_rows(rows, peer)
+    structured_rows(rows, task, transitions)
+    policy_rows(rows, task, transitions)
+    if peer is not None:
+        peer.close()
+    result = {**provenance([SEED]), 'torch': torch.__version__,
+              'peer_versions': None if peer is None else peer.versions,
+              'peak_gflops': round(peak / 1e9, 1),
+              'fma_peak_gflops': None if fma is None else round(fma / 1e9, 1), 'rows': rows.rows}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / 'model_speed.json').write_text(json.dumps(result, indent=1) + '\n')
 

@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import Transition
 
 _FIRST_ROWS = 1024
+_MOST = 2**63 - 1
+"""Greatest counter of a version that is kept as it is: torch has no larger whole numbers."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Transitions as tensors (..., size); the last three are (...).
+
+    Attributes:
+        observation: with the goal.
+        action: normalised, as applied.
+        next_observation: one step later, also where the episode ended.
+        reward: as the robot side has computed it.
+        terminated: 1 where the task has ended by itself, so that there is nothing to come, else 0;
+            an episode that was cut short could have gone on.
+    """
+
+    observation: torch.Tensor
+    action: torch.Tensor
+    next_observation: torch.Tensor
+    reward: torch.Tensor
+    terminated: torch.Tensor
 
 
 class TransitionBuffer:
-    """States, applied actions and next states by transition number; first in, first out.
+    """Transitions by number; first in, first out.
 
-    Transition ``number`` lies in row ``number % capacity``. The goal is left out: states do not
-    depend on it, and imagined rollouts draw goals of their own.
+    Transition ``number`` lies in row ``number % capacity``. What a model is learned from lies in
+    one table, states, applied actions and next states; all else in a second one: the goal (that of
+    an observation is that of the next one), the action as requested, the reward, the log density of
+    the action, and how the episode stands; and the versions of the policies in a third one.
     """
 
-    def __init__(self, capacity: int, state_size: int, action_size: int) -> None:
+    def __init__(self, capacity: int, state_size: int, action_size: int, goal_size: int) -> None:
         """Make an empty buffer that keeps up to ``capacity`` transitions."""
         self._capacity = capacity
         self._state_size = state_size
         self._action_size = action_size
-        self._rows = torch.zeros(min(capacity, _FIRST_ROWS), 2 * state_size + action_size)
+        self._goal_size = goal_size
+        rows = min(capacity, _FIRST_ROWS)
+        self._rows = torch.zeros(rows, 2 * state_size + action_size)
+        self._facts = torch.zeros(rows, goal_size + action_size + len(_FACTS))
+        self._versions = torch.zeros(rows, 2, dtype=torch.long)
+        self._initial = torch.zeros(0, dtype=torch.long)
         self._starts: list[int] = []
         self.next_number = 0
 
@@ -37,6 +69,7 @@ class TransitionBuffer:
         Raises:
             ValueError: a number is not the next one.
         """
+        size = self._state_size
         for transition in transitions:
             if transition.number != self.next_number:
                 raise ValueError(f'transition {transition.number} does not follow '
@@ -45,8 +78,13 @@ class TransitionBuffer:
             if row >= len(self._rows):
                 self._grow()
             self._rows[row] = torch.from_numpy(np.concatenate([
-                transition.observation[:self._state_size], transition.action_applied,
-                transition.next_observation[:self._state_size]]))
+                transition.observation[:size], transition.action_applied,
+                transition.next_observation[:size]]))
+            self._facts[row] = torch.from_numpy(np.concatenate([
+                transition.observation[size:], transition.action_requested,
+                _facts(transition)]))
+            incarnation, counter = transition.policy_version
+            self._versions[row] = torch.tensor([incarnation, min(counter, _MOST)])
             if transition.step == 0:
                 self._starts.append(transition.number)
             self.next_number += 1
@@ -82,9 +120,58 @@ class TransitionBuffer:
         return (found[..., :self._state_size], found[..., self._state_size:action],
                 found[..., action:])
 
+    def samples(self, rows: torch.Tensor) -> Samples:
+        """Give the transitions of rows (...)."""
+        state, action, next_state = self.batch(rows)
+        facts = self._facts[rows]
+        goal, first = facts[..., :self._goal_size], self._goal_size + self._action_size
+        return Samples(torch.cat([state, goal], -1), action, torch.cat([next_state, goal], -1),
+                       facts[..., first + _REWARD], facts[..., first + _TERMINATED])
+
+    def requested(self, rows: torch.Tensor) -> torch.Tensor:
+        """Give the actions (..., action_size) that the policy asked for."""
+        return self._facts[rows, self._goal_size:self._goal_size + self._action_size]
+
+    def log_probability(self, rows: torch.Tensor) -> torch.Tensor:
+        """Give the log densities (...) of these, as the controller has reported them, nat."""
+        return self._facts[rows, self._goal_size + self._action_size + _LOG_PROBABILITY]
+
+    def ended(self, rows: torch.Tensor) -> torch.Tensor:
+        """Say (...) of rows whether the episode ended after them, by itself or cut short.
+
+        Of an episode that was broken off not even that may have been told: the next transition is
+        the first one of another episode then.
+        """
+        first = self._goal_size + self._action_size
+        following = (rows + 1) % self._capacity
+        newest = (self.next_number - 1) % self._capacity
+        over = (self._facts[rows, first + _TERMINATED] + self._facts[rows, first + _TRUNCATED]) > 0
+        # Of the newest row nothing follows: what lies there is the oldest one, or nothing.
+        restarted = self._facts[following % len(self._facts), first + _FIRST] > 0
+        return over | (restarted & (rows != newest))
+
+    def rows_of(self, version: Version) -> torch.Tensor:
+        """Give the rows, in the order of time, of the newest policy alone.
+
+        Args:
+            version: the first one that it was handed out under.
+
+        Returns:
+            Rows (count,) from the first transition on whose episode began under that version or a
+            newer one: before that a policy may have been taking over from another.
+        """
+        begin = self.next_number
+        for number in reversed(self._starts):
+            if tuple(self._versions[number % self._capacity].tolist()) < version:
+                break
+            begin = number
+        return torch.arange(begin, self.next_number) % self._capacity
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Give the content for a checkpoint."""
         return {'rows': self._rows[:len(self)].clone(),
+                'facts': self._facts[:len(self)].clone(),
+                'versions': self._versions[:len(self)].clone(),
                 'starts': torch.tensor(self._starts, dtype=torch.long),
                 'next_number': torch.tensor(self.next_number)}
 
@@ -94,19 +181,37 @@ class TransitionBuffer:
         Raises:
             ValueError: the content does not fit the sizes or the capacity of this buffer.
         """
-        rows, next_number = tensors['rows'], int(tensors['next_number'])
-        if rows.shape != (min(next_number, self._capacity), self._rows.shape[1]):
-            raise ValueError(f'{tuple(rows.shape)} rows of {next_number} transitions do not fit a '
-                             f'buffer of {self._capacity} x {self._rows.shape[1]}')
-        size = min(self._capacity, max(_FIRST_ROWS, len(rows)))
-        self._rows = torch.zeros(size, rows.shape[1])
-        self._rows[:len(rows)] = rows
+        next_number = int(tensors['next_number'])
+        count = min(next_number, self._capacity)
+        tables = {'rows': self._rows, 'facts': self._facts, 'versions': self._versions}
+        for name, table in tables.items():
+            if tensors[name].shape != (count, table.shape[1]):
+                raise ValueError(
+                    f'{tuple(tensors[name].shape)} {name} of {next_number} transitions do not fit '
+                    f'a buffer of {self._capacity} x {table.shape[1]}')
+        size = min(self._capacity, max(_FIRST_ROWS, count))
+        self._rows, self._facts, self._versions = (
+            _enlarged(tensors[name], size) for name in tables)
         self.next_number = next_number
         self._starts = tensors['starts'].tolist()
         self._initial = tensors['starts'] % self._capacity
 
     def _grow(self) -> None:
         size = min(self._capacity, 2 * len(self._rows))
-        larger = torch.zeros(size, self._rows.shape[1])
-        larger[:len(self._rows)] = self._rows
-        self._rows = larger
+        self._rows, self._facts, self._versions = (
+            _enlarged(table, size) for table in (self._rows, self._facts, self._versions))
+
+
+_FACTS = ('reward', 'log_probability', 'terminated', 'truncated', 'first')
+_REWARD, _LOG_PROBABILITY, _TERMINATED, _TRUNCATED, _FIRST = range(len(_FACTS))
+
+
+def _facts(transition: Transition) -> np.ndarray[Any, Any]:
+    return np.array([transition.reward, transition.log_probability, transition.terminated,
+                     transition.truncated, transition.step == 0], np.float32)
+
+
+def _enlarged(table: torch.Tensor, size: int) -> torch.Tensor:
+    larger = torch.zeros(size, table.shape[1], dtype=table.dtype)
+    larger[:len(table)] = table
+    return larger

@@ -13,6 +13,7 @@ from torch import nn
 from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.ensemble import Ensemble
 from async_mbrl.learning.normalisation import Statistics
+from async_mbrl.learning.product import choose_product
 from async_mbrl.learning.tool_points import ToolPoints
 
 ACTION_SPREAD = 0.6
@@ -26,6 +27,7 @@ class Dynamics(nn.Module, abc.ABC):
     The statistics of the data lie in buffers, so that ``state_dict`` is all a reader needs.
     """
 
+    network: Ensemble
     state_lower: torch.Tensor
     state_upper: torch.Tensor
 
@@ -98,8 +100,7 @@ class StructuredDynamics(Dynamics):
         inputs = 3 * joints + task.action_size
         self._period_s = 1.0 / task.config.policy_rate_hz
         self._tool_points = ToolPoints(task.robot.kinematics)
-        self.network = Ensemble(config.members, (inputs, *config.hidden, joints),
-                                config.activation, generator)
+        self.network = _ensemble(config, inputs, joints, generator)
         self.alpha = nn.Parameter(torch.full((config.members, 1, joints), 0.5))
         for name, size, value in (('input_mean', inputs, 0.0), ('input_std', inputs, 1.0),
                                   ('velocity_scale', joints, 1.0),
@@ -173,8 +174,7 @@ class PlainDynamics(Dynamics):
         if known.stop != task.state_size:
             raise ValueError('the previous action must be the last part of the state')
         self._learned = known.start
-        self.network = Ensemble(config.members, (inputs, *config.hidden, self._learned),
-                                config.activation, generator)
+        self.network = _ensemble(config, inputs, self._learned, generator)
         for name, size, value in (('input_mean', inputs, 0.0), ('input_std', inputs, 1.0),
                                   ('delta_mean', self._learned, 0.0),
                                   ('delta_std', self._learned, 1.0)):
@@ -212,6 +212,14 @@ class PlainDynamics(Dynamics):
     def _normalised_change(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         inputs = torch.cat([state, action], -1)
         return self.network((inputs - self.input_mean) / self.input_std)
+
+
+def _ensemble(config: ModelConfig, inputs: int, outputs: int,
+              generator: torch.Generator) -> Ensemble:
+    sizes = (inputs, *config.hidden, outputs)
+    product = choose_product(config.product, config.members, sizes, config.activation,
+                             config.batch)
+    return Ensemble(config.members, sizes, config.activation, generator, product=product)
 
 
 def make_dynamics(config: ModelConfig, task: Any, generator: torch.Generator) -> Dynamics:

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from async_mbrl.learning.network import ACTIVATIONS
+from async_mbrl.learning.product import batched_perceptrons, onednn_perceptrons
 
 
 class Ensemble(nn.Module):
     """Independent multi-layer perceptrons, evaluated side by side.
 
-    The members share each layer's product by ``baddbmm``. Against a product for each member it is
-    faster at the sizes used here (forward and backward of 5 x (128, 128) at 64 rows a member: 0.8
-    against 1.3 ms; at 20 rows 0.4 against 0.9 ms; 5 x (512, 512) at 256 rows: 30 against 34 ms, one
-    thread; ``python benchmarks/model_speed.py`` prints the comparison of this machine).
+    The members share each layer's product by ``baddbmm``, which is best where networks are small,
+    or each has its own by oneDNN, which is best where they are large and the processor has more
+    than MKL uses (``python benchmarks/model_speed.py`` compares the two).
     """
 
     def __init__(self, members: int, sizes: Sequence[int], activation: str,
-                 generator: torch.Generator, output_scale: float = 0.1) -> None:
+                 generator: torch.Generator, output_scale: float = 0.1, *,
+                 product: str = 'batched') -> None:
         """Draw the weights, normal with standard deviation 1 / sqrt(inputs of the layer).
 
         Args:
@@ -30,9 +30,12 @@ class Ensemble(nn.Module):
             activation: a key of :data:`async_mbrl.learning.network.ACTIVATIONS`.
             generator: draws the initial weights.
             output_scale: the weights of the last layer are scaled by it.
+            product: ``batched`` or ``onednn`` (see :func:`~.product.choose_product`); oneDNN's is
+                for 32-bit floats on the CPU, all else is always batched.
         """
         super().__init__()
-        self._activation = ACTIVATIONS[activation]
+        self.product = product
+        self._activation = activation
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
@@ -41,11 +44,10 @@ class Ensemble(nn.Module):
             self.biases.append(nn.Parameter(torch.zeros(members, 1, outputs)))
         with torch.no_grad():
             self.weights[-1].mul_(output_scale)
-        self._layers = list(zip(self.weights, self.biases, strict=True))
+        self._parts = (list(self.weights), list(self.biases))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (members, rows, inputs) to (members, rows, outputs)."""
-        for weight, bias in self._layers[:-1]:
-            x = self._activation(torch.baddbmm(bias, x, weight))
-        weight, bias = self._layers[-1]
-        return torch.baddbmm(bias, x, weight)
+        if self.product == 'onednn' and x.dtype == torch.float32 and x.device.type == 'cpu':
+            return onednn_perceptrons(self._activation, x, *self._parts)
+        return batched_perceptrons(self._activation, x, *self._parts)

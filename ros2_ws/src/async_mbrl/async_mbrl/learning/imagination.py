@@ -9,12 +9,14 @@ import torch
 
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.dynamics import Dynamics
+from async_mbrl.learning.workload import multiplications
 
 
 class Imagination:
-    """Rollouts inside a dynamics ensemble, each rollout in one member from start to end.
+    """Rollouts inside a dynamics ensemble.
 
-    Observations are (members, rollouts of a member, observation_size).
+    Observations are (members, rollouts of a member, observation_size): each rollout goes on in one
+    member from start to end, unless the members are mixed. Nothing ends a rollout early.
     """
 
     def __init__(self, dynamics: Dynamics, task: Any, buffer: TransitionBuffer,
@@ -22,9 +24,12 @@ class Imagination:
         """Imagine with a model, from states of a buffer, towards goals that the task draws."""
         self._dynamics = dynamics
         self._task = task
-        self._buffer = buffer
+        self.buffer = buffer
         self._goal_rng = goal_rng
         self.generator = generator
+        self.members = dynamics.members
+        self.multiplications = multiplications(dynamics) / dynamics.members
+        """In one step of one rollout."""
 
     def start(self, rollouts: int, initial_share: float) -> torch.Tensor:
         """Draw first observations.
@@ -36,18 +41,38 @@ class Imagination:
         """
         members = self._dynamics.members
         count = max(1, rollouts // members)
-        initial = self._buffer.initial_rows
+        initial = self.buffer.initial_rows
         shape = (members, round(initial_share * count) if len(initial) else 0)
-        rows = torch.randint(len(self._buffer), (members, count - shape[1]),
+        rows = torch.randint(len(self.buffer), (members, count - shape[1]),
                              generator=self.generator)
         if shape[1]:
             chosen = torch.randint(len(initial), shape, generator=self.generator)
             rows = torch.cat([initial[chosen], rows], 1)
         goals = torch.from_numpy(self._task.sample_goals(self._goal_rng, members * count))
-        return torch.cat([self._buffer.states[rows], goals.view(members, count, -1)], -1)
+        return torch.cat([self.buffer.states[rows], goals.view(members, count, -1)], -1)
 
-    def advance(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Give the next observations; the goal stays."""
+    def advance(self, observation: torch.Tensor, action: torch.Tensor, *,
+                mix_members: bool = False) -> torch.Tensor:
+        """Give the next observations; the goal stays.
+
+        Args:
+            observation: (members, rollouts of a member, observation_size).
+            action: (members, rollouts of a member, action_size), in [-1, 1].
+            mix_members: whether each rollout is advanced by a member drawn for this step, all
+                members by equally many, as in Zhang et al. 2019, instead of by its own.
+        """
         size = self._task.state_size
-        state = self._dynamics.predict(observation[..., :size], action)
+        state = observation[..., :size]
+        if mix_members:
+            order = torch.randperm(state.shape[0] * state.shape[1], generator=self.generator)
+            mixed = self._dynamics.predict(_take(state, order), _take(action, order))
+            state = torch.empty_like(mixed).flatten(0, 1).index_copy(
+                0, order, mixed.flatten(0, 1)).view_as(mixed)
+        else:
+            state = self._dynamics.predict(state, action)
         return torch.cat([state, observation[..., size:]], -1)
+
+
+def _take(rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Give rows (members, rollouts of a member, size) in another order."""
+    return rows.flatten(0, 1).index_select(0, order).view_as(rows)

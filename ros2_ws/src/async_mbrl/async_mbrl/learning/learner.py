@@ -54,6 +54,11 @@ class Learner(Protocol):
         """Passes over the data over the whole run."""
         ...
 
+    @property
+    def news(self) -> tuple[int, ...]:
+        """What changes whenever there is something to hand out that was not yet."""
+        ...
+
     def take(self, transitions: Sequence[Transition]) -> None:
         """Take transitions in the order of their numbers, the first being the next one."""
         ...

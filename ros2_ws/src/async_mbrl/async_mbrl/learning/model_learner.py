@@ -62,6 +62,11 @@ class ModelLearner(Worker):
         self._training_loss = torch.zeros(())
 
     @property
+    def product(self) -> str:
+        """Matrix product that the ensemble computes with: ``batched`` or ``onednn``."""
+        return self.dynamics.network.product
+
+    @property
     def ready(self) -> bool:
         """Whether there is something worth handing out yet: a model that has learned."""
         return self.updates > 0

@@ -46,3 +46,21 @@ class Mlp(nn.Module):
             x = self._activation(nn.functional.linear(x, weight, bias))
         weight, bias = self._layers[-1]
         return nn.functional.linear(x, weight, bias)
+
+    def side_by_side(self, parameters: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """Map by several networks of this shape with parameters of their own.
+
+        Args:
+            parameters: as :meth:`parameters` gives them, each with a leading axis (networks, ...).
+            x: (networks, rows, inputs).
+
+        Returns:
+            (networks, rows, outputs).
+        """
+        layers = len(self._layers)
+        for index, (weight, bias) in enumerate(zip(parameters[:layers], parameters[layers:],
+                                                   strict=True)):
+            x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+            if index < layers - 1:
+                x = self._activation(x)
+        return x

@@ -1,9 +1,9 @@
-"""The worker that improves the policy inside the newest model."""
+"""The worker that improves the policy: inside the newest model, or from the data alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,13 @@ from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
-from async_mbrl.learning.algorithms import make_algorithm
-from async_mbrl.learning.config import (
-    ExplorationConfig,
-    MePpoConfig,
-    ModelConfig,
-    SvgConfig,
-    check_network,
-)
-from async_mbrl.learning.dynamics import make_dynamics
+from async_mbrl.learning.algorithms import ActsByEpisode, make_algorithm
+from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.dynamics import Dynamics, make_dynamics
+from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.imagination import Imagination
-from async_mbrl.learning.normalisation import StatisticsRefresh
+from async_mbrl.learning.normalisation import Statistics, StatisticsRefresh
+from async_mbrl.learning.settings import ImprovementConfig
 from async_mbrl.learning.worker import Worker
 
 
@@ -36,19 +32,20 @@ def exploration_std(config: ExplorationConfig, transitions: int, policy_rate_hz:
 
 
 class PolicyLearner(Worker):
-    """Improves a policy on rollouts that the newest model imagines from states seen.
+    """Improves a policy by the algorithm that its settings belong to.
 
-    Its first snapshot, before any data, is a policy of mean 0: pure exploration.
+    Most algorithms imagine rollouts in the newest model; for the others there is none. The first
+    snapshot, before any data, is a policy of mean 0: pure exploration.
     """
 
-    def __init__(self, improvement: MePpoConfig | SvgConfig, model: ModelConfig,
+    def __init__(self, improvement: ImprovementConfig, model: ModelConfig,
                  network: PolicyNetworkConfig, exploration: ExplorationConfig, task: Any, *,
                  seed: int, incarnation: int = 1) -> None:
         """Build a policy that has learned nothing.
 
         Args:
             improvement: settings; their class chooses the algorithm.
-            model: settings of the model that will come.
+            model: settings of the model that will come, if the algorithm needs one.
             network: the policy network.
             exploration: noise that travels with the policy.
             task: see :mod:`async_mbrl.tasks`.
@@ -56,19 +53,29 @@ class PolicyLearner(Worker):
             incarnation: which start of this learner it is; part of the versions it gives out.
 
         Raises:
-            ConfigError: algorithm and network do not fit.
+            ConfigError: algorithm, network, exploration and model do not fit.
         """
-        check_network(improvement, network)
+        improvement.check_network(network)
+        improvement.check_exploration(exploration)
+        improvement.check_model(model)
         super().__init__(task, improvement.capacity, seed, incarnation)
         self._improvement = improvement
         self._exploration = exploration
         self._goal_rng = np.random.default_rng(seed)
         self.algorithm = make_algorithm(improvement, network, task, self._generator)
-        self._dynamics = make_dynamics(model, task, self._generator).requires_grad_(False)
+        self._experience = Experience(self.buffer, self._generator)
+        self._dynamics: Dynamics | None = None
+        self._imagination: Imagination | None = None
+        if improvement.NEEDS_MODEL:
+            self._dynamics = make_dynamics(model, task, self._generator).requires_grad_(False)
+            self._imagination = Imagination(self._dynamics, task, self.buffer, self._generator,
+                                            self._goal_rng)
+        self._stochastic = network.stochastic
         self._model_version = NO_VERSION
         self._statistics = StatisticsRefresh(margin=0.0)
-        self._imagination = Imagination(self._dynamics, task, self.buffer, self._generator,
-                                        self._goal_rng)
+        self._stages: Iterator[None] | None = None
+        self._next_model: Snapshot | None = None
+        self._next_statistics: Statistics | None = None
 
     @property
     def ready(self) -> bool:
@@ -77,17 +84,19 @@ class PolicyLearner(Worker):
 
     @property
     def model_version(self) -> Version:
-        """Version of the newest model taken."""
+        """Version of the model in use: the newest one taken, but for the rest of an update."""
         return self._model_version
 
     @property
     def model_architecture(self) -> dict[str, Any]:
-        """Architecture that a model must have."""
-        return self._dynamics.architecture()
+        """Architecture that a model must have; empty for an algorithm that needs none."""
+        return {} if self._dynamics is None else self._dynamics.architecture()
 
     @property
     def model_bytes(self) -> int:
         """Size of the tensors of such a model."""
+        if self._dynamics is None:
+            return 0
         return sum(tensor.nbytes for tensor in self._dynamics.tensors().values())
 
     def take(self, transitions: Sequence[Transition]) -> None:
@@ -95,18 +104,23 @@ class PolicyLearner(Worker):
         if not transitions:
             return
         self.buffer.append(transitions)
-        described = self._statistics.due(self.buffer)
-        if described is not None:
-            self.algorithm.policy.normalise(described.state_mean, described.state_std)
-            self.algorithm.acting_policy.normalise(described.state_mean, described.state_std)
+        newest = transitions[-1]
+        if isinstance(self.algorithm, ActsByEpisode):
+            self.algorithm.expect_episode(
+                newest.episode + (newest.terminated or newest.truncated))
+        self._next_statistics = self._statistics.due(self.buffer) or self._next_statistics
+        self._take_over()
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
         """Take a model; one that is not newer is ignored.
 
         Raises:
-            SnapshotError: a tensor is missing, unknown or of another shape.
+            SnapshotError: a tensor is missing, unknown or of another shape; or no model is needed.
         """
-        if snapshot.version <= self._model_version:
+        if self._dynamics is None:
+            raise SnapshotError(f'model {snapshot.version}: this algorithm needs none')
+        newest = self._model_version if self._next_model is None else self._next_model.version
+        if snapshot.version <= newest:
             return
         # Before anything is taken over: a model that is half another one is none.
         wanted = {name: tuple(value.shape) for name, value in self._dynamics.state_dict().items()}
@@ -116,17 +130,22 @@ class PolicyLearner(Worker):
                 raise SnapshotError(
                     f'model {snapshot.version}: tensor {name} has shape {found.get(name)}, '
                     f'expected {wanted.get(name)}')
-        self._dynamics.load_tensors(snapshot.tensors)
-        self._model_version = snapshot.version
+        self._next_model = snapshot
+        self._take_over()
 
     def step(self) -> bool:
-        """Improve the policy once; False before there are data and a model."""
-        if (self._model_version == NO_VERSION
-                or len(self.buffer) < self._improvement.minimum_transitions):
-            return False
-        self.algorithm.update(self._imagination)
+        """Go on with an update of the policy; False before there is what it needs."""
+        if self._stages is None:
+            if not self._update_due():
+                return False
+            self._stages = iter(self.algorithm.update(self._imagination or self._experience) or ())
+        for _ in self._stages:
+            return True
+        self._stages = None
+        self._experience.acting_since = None
+        self._take_over()
         self.updates += 1
-        self.epochs += self._improvement.rollouts / len(self.buffer)
+        self.epochs += self.algorithm.samples_of_update / len(self.buffer)
         return True
 
     def snapshot(self) -> Snapshot:
@@ -136,20 +155,21 @@ class PolicyLearner(Worker):
             LearningDiverged: a parameter is not finite.
         """
         self._check_finite('policy', self.algorithm.state_dict())
-        policy = self.algorithm.acting_policy
+        policy, version = self.algorithm.acting_policy, self._next_version()
+        if self._experience.acting_since is None:
+            self._experience.acting_since = version
         return Snapshot(
-            kind='policy', version=self._next_version(), architecture=policy.architecture,
+            kind='policy', version=version, architecture=policy.architecture,
             tensors=policy.tensors(), trained_on_transitions=self.buffer.next_number,
             updates=self.updates, model_version=self._model_version,
-            exploration_std=exploration_std(self._exploration, self.buffer.next_number,
-                                            self._task.config.policy_rate_hz),
-            exploration_correlation=self._exploration.correlation)
+            exploration_std=self._exploration_std(),
+            exploration_correlation=self._exploration.correlation,
+            extra=self.algorithm.about if isinstance(self.algorithm, ActsByEpisode) else {})
 
     def metrics(self) -> dict[str, float]:
-        """Scalars of the algorithm, and the exploration asked for."""
-        return {**self.algorithm.metrics(),
-                'exploration_std': exploration_std(self._exploration, self.buffer.next_number,
-                                                   self._task.config.policy_rate_hz)}
+        """Scalars of the algorithm, and the exploration asked for, if it is asked for."""
+        asked = {} if self._stochastic else {'exploration_std': self._exploration_std()}
+        return {**self.algorithm.metrics(), **asked}
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint.
@@ -158,8 +178,9 @@ class PolicyLearner(Worker):
             LearningDiverged: a parameter is not finite; the checkpoint before stands.
         """
         self._check_finite('policy', self.algorithm.state_dict())
-        tensors = {**checkpoint.prefixed('algorithm', self.algorithm.state_dict()),
-                   **checkpoint.prefixed('dynamics', self._dynamics.state_dict())}
+        tensors = checkpoint.prefixed('algorithm', self.algorithm.state_dict())
+        if self._dynamics is not None:
+            tensors.update(checkpoint.prefixed('dynamics', self._dynamics.state_dict()))
         for name, optimizer in self.algorithm.optimizers().items():
             tensors.update(checkpoint.prefixed(f'optimizer.{name}', optimizer.tensors()))
         self._write(folder, self._identity(), tensors, {
@@ -177,16 +198,51 @@ class PolicyLearner(Worker):
             return self.buffer.next_number
         tensors, about = found
         self.algorithm.load_state_dict(checkpoint.part('algorithm', tensors))
-        self._dynamics.load_state_dict(checkpoint.part('dynamics', tensors))
+        if self._dynamics is not None:
+            self._dynamics.load_state_dict(checkpoint.part('dynamics', tensors))
         for name, optimizer in self.algorithm.optimizers().items():
             optimizer.load(checkpoint.part(f'optimizer.{name}', tensors))
         self._goal_rng.bit_generator.state = about['goal_rng']
         self._model_version = Version(*about['model_version'])
         return self.buffer.next_number
 
+    def _update_due(self) -> bool:
+        config, rows = self._improvement, len(self.buffer)
+        if rows < config.minimum_transitions or (
+                config.NEEDS_MODEL and self._model_version == NO_VERSION):
+            return False
+        if config.max_updates_per_transition and self.updates >= int(
+                config.max_updates_per_transition * self.buffer.next_number):
+            return False
+        return (not config.on_policy_transitions
+                or self._experience.complete(config.on_policy_transitions))
+
+    def _exploration_std(self) -> float:
+        """Give the standard deviation asked for; 0 where the policy has one of its own."""
+        if self._stochastic:
+            return 0.0
+        return exploration_std(self._exploration, self.buffer.next_number,
+                               self._task.config.policy_rate_hz)
+
+    def _take_over(self) -> None:
+        """Take over what has arrived, unless an update is going on: it imagines in one model."""
+        if self._stages is not None:
+            return
+        # A policy that learns from itself alone stays the same until an update has changed it.
+        settled = self.updates > 0 and self._experience.acting_since is not None
+        if self._next_statistics is not None and not (
+                settled and self._improvement.on_policy_transitions):
+            described, self._next_statistics = self._next_statistics, None
+            for policy in (self.algorithm.policy, self.algorithm.acting_policy):
+                policy.normalise(described.state_mean, described.state_std)
+        if self._next_model is not None and self._dynamics is not None:
+            model, self._next_model = self._next_model, None
+            self._dynamics.load_tensors(model.tensors)
+            self._model_version = model.version
+
     def _identity(self) -> dict[str, Any]:
         return {'learner': 'policy_learner', 'algorithm': type(self._improvement).__name__,
                 'capacity': self._improvement.capacity,
-                'value_hidden': list(self._improvement.value_hidden),
+                **self.algorithm.identity(),
                 'policy': self.algorithm.policy.architecture,
-                'model': self._dynamics.architecture()}
+                'model': self.model_architecture}

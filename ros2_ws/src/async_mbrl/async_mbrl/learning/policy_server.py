@@ -54,6 +54,7 @@ class PolicyServer:
     ready = True
     model_version = NO_VERSION
     epochs = 0.0
+    news: tuple[int, ...] = ()
 
     @property
     def updates(self) -> int:

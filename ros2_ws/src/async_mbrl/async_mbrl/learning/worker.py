@@ -30,7 +30,8 @@ class Worker:
         self._generator = torch.Generator().manual_seed(seed)
         self._incarnation = incarnation
         self._counter = 0
-        self.buffer = TransitionBuffer(capacity, task.state_size, task.action_size)
+        self.buffer = TransitionBuffer(capacity, task.state_size, task.action_size,
+                                       task.goal_size)
         self.updates = 0
         self.epochs = 0.0
 
@@ -38,6 +39,11 @@ class Worker:
     def next_transition(self) -> int:
         """All transitions with number below this were taken."""
         return self.buffer.next_number
+
+    @property
+    def news(self) -> tuple[int, ...]:
+        """What changes whenever there is something to hand out that was not yet."""
+        return self.updates, self.buffer.next_number
 
     def _next_version(self) -> Version:
         version = Version(self._incarnation, self._counter)

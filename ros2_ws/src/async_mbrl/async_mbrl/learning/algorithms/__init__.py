@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam
+from async_mbrl.learning.algorithms.mb_mpo import MbMpo
+from async_mbrl.learning.algorithms.mbpo import Mbpo
 from async_mbrl.learning.algorithms.me_ppo import MePpo
+from async_mbrl.learning.algorithms.me_trpo import MeTrpo
+from async_mbrl.learning.algorithms.pets import Pets
+from async_mbrl.learning.algorithms.ppo import Ppo
+from async_mbrl.learning.algorithms.sac import Sac
 from async_mbrl.learning.algorithms.svg import Svg
-from async_mbrl.learning.config import MePpoConfig, SvgConfig
-from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.policy import Policy
+from async_mbrl.learning.settings import (
+    ImprovementConfig,
+    MbMpoConfig,
+    MbpoConfig,
+    MePpoConfig,
+    MeTrpoConfig,
+    PetsConfig,
+    PpoConfig,
+    SacConfig,
+    SvgConfig,
+)
 
-__all__ = ['Algorithm', 'make_algorithm']
+__all__ = ['ActsByEpisode', 'Algorithm', 'make_algorithm']
 
 
 class Algorithm(Protocol):
@@ -28,8 +44,24 @@ class Algorithm(Protocol):
         """The policy that is published."""
         ...
 
-    def update(self, imagination: Imagination) -> None:
-        """Improve the policy once."""
+    def update(self, source: Any) -> Iterator[None] | None:
+        """Improve the policy once.
+
+        The source is an :class:`~async_mbrl.learning.imagination.Imagination` or, for an algorithm
+        that needs no model, an :class:`~async_mbrl.learning.experience.Experience`.
+
+        An update that may last longer than a moment is an iterator, which does the work and yields
+        now and then; it is to be exhausted. Model and normalisation stay the same meanwhile.
+        """
+        ...
+
+    @property
+    def samples_of_update(self) -> int:
+        """Rows of the data that an update looks at, for the count of passes over them."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Give the settings that must be equal for a checkpoint to fit, besides all shapes."""
         ...
 
     def optimizers(self) -> dict[str, Adam]:
@@ -49,9 +81,34 @@ class Algorithm(Protocol):
         ...
 
 
-def make_algorithm(improvement: MePpoConfig | SvgConfig, network: PolicyNetworkConfig, task: Any,
+@runtime_checkable
+class ActsByEpisode(Protocol):
+    """An algorithm that does not act in every episode by the same policy."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a published snapshot says of the policy."""
+        ...
+
+    def expect_episode(self, number: int) -> None:
+        """Take that the next transition will be of this episode, as far as is known."""
+        ...
+
+
+ALGORITHMS: dict[type[ImprovementConfig], Any] = {
+    MePpoConfig: MePpo,
+    MeTrpoConfig: MeTrpo,
+    MbMpoConfig: MbMpo,
+    SvgConfig: Svg,
+    MbpoConfig: Mbpo,
+    PetsConfig: Pets,
+    PpoConfig: Ppo,
+    SacConfig: Sac,
+}
+
+
+def make_algorithm(improvement: ImprovementConfig, network: PolicyNetworkConfig, task: Any,
                    generator: torch.Generator) -> Algorithm:
     """Build the algorithm that settings belong to."""
-    if isinstance(improvement, MePpoConfig):
-        return MePpo(improvement, network, task, generator)
-    return Svg(improvement, network, task, generator)
+    algorithm: Algorithm = ALGORITHMS[type(improvement)](improvement, network, task, generator)
+    return algorithm

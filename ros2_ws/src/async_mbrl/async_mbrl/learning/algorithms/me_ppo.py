@@ -6,6 +6,7 @@ rollouts with the current policy, form generalised advantages, make a few passes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,10 +14,14 @@ from torch import nn
 
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam, clip_norm
-from async_mbrl.learning.config import MePpoConfig
+from async_mbrl.learning.baseline import advantages_and_returns
+from async_mbrl.learning.gaussian import GaussianPolicy, log_density
 from async_mbrl.learning.imagination import Imagination
-from async_mbrl.learning.policy import Policy
-from async_mbrl.learning.value import ValueNetwork, lambda_returns
+from async_mbrl.learning.proximal import clipped_loss
+from async_mbrl.learning.rollouts import imagine
+from async_mbrl.learning.settings import MePpoConfig
+from async_mbrl.learning.value import make_value, value_identity
+from async_mbrl.learning.workload import FORWARD_AND_BACKWARD, Workload, multiplications
 
 
 class MePpo(nn.Module):
@@ -28,91 +33,75 @@ class MePpo(nn.Module):
         super().__init__()
         self.config = config
         self._task = task
-        self.policy = Policy(network, task, generator)
-        self.value = ValueNetwork((task.feature_size, *config.value_hidden, 1),
-                                  config.value_activation, generator)
-        self.log_std = nn.Parameter(torch.full((task.action_size,), config.initial_log_std))
-        self._policy_optimizer = Adam([*self.policy.parameters(), self.log_std],
-                                      config.policy_learning_rate)
-        self._value_optimizer = Adam(self.value.parameters(), config.value_learning_rate)
+        self.policy = GaussianPolicy(network, task, generator, config)
+        self.value = make_value(config, task, generator)
+        self._policy_optimizer = Adam(self.policy.learned(), config.policy_learning_rate)
+        self._value_optimizer = Adam([] if self.value is None else self.value.parameters(),
+                                     config.value_learning_rate)
         self._return = 0.0
         self._value_loss = 0.0
 
     @property
-    def acting_policy(self) -> Policy:
+    def acting_policy(self) -> GaussianPolicy:
         """The policy that is published."""
         return self.policy
 
+    @property
+    def samples_of_update(self) -> int:
+        """Start states of the imagined rollouts."""
+        return self.config.rollouts
+
+    def identity(self) -> dict[str, Any]:
+        """Give the settings that must be equal for a checkpoint to fit."""
+        return value_identity(self.config)
+
     def optimizers(self) -> dict[str, Adam]:
         """Optimisers by name, for a checkpoint."""
+        if self.value is None:
+            return {'policy': self._policy_optimizer}
         return {'policy': self._policy_optimizer, 'value': self._value_optimizer}
 
-    def update(self, imagination: Imagination) -> None:
-        """Improve the policy once."""
-        config = self.config
-        features, actions, log_probability, rewards = self._imagine(imagination)
-        with torch.inference_mode():
-            values = self.value(features)
-            returns = lambda_returns(rewards, values, config.discount, config.trace)
-            advantages = returns - values[:-1]
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-6)
-            self._return = float(rewards.sum(0).mean())
+    def update(self, imagination: Imagination) -> Iterator[None]:
+        """Improve the policy once, yielding now and then."""
+        config, work = self.config, Workload()
+        rollouts = yield from imagine(
+            imagination, self._task, config, config.rollouts, self.policy, self.policy.unsquashed,
+            self.policy.log_std, work, mix_members=config.mix_members)
+        self._return = rollouts.imagined_return
+        advantages, returns = advantages_and_returns(rollouts, self.value, config)
         steps = torch.cat([
-            features[:-1].flatten(0, -2), actions.flatten(0, -2), log_probability.view(-1, 1),
-            advantages.view(-1, 1), returns.view(-1, 1)], 1)
-        sizes = (features.shape[-1], actions.shape[-1], 1, 1, 1)
+            rollouts.features[:-1].flatten(0, -2), rollouts.actions.flatten(0, -2),
+            rollouts.log_density.view(-1, 1), advantages.view(-1, 1), returns.view(-1, 1)], 1)
+        sizes = (rollouts.features.shape[-1], rollouts.actions.shape[-1], 1, 1, 1)
         minibatch = max(1, len(steps) // config.minibatches)
+        cost = FORWARD_AND_BACKWARD * minibatch * multiplications(self)
         for _ in range(config.epochs):
             order = torch.randperm(len(steps), generator=imagination.generator)
             for chosen in order.split(minibatch)[:config.minibatches]:
                 self._improve(*steps[chosen].split(sizes, 1))
+                yield from work.add(cost)
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
         return {'imagined_return': self._return, 'value_loss': self._value_loss,
-                'action_std': float(self.log_std.detach().exp().mean())}
+                'action_std': float(self.policy.log_std.detach().exp().mean())}
 
-    @torch.inference_mode()
-    def _imagine(self, imagination: Imagination) -> tuple[torch.Tensor, ...]:
-        """Roll out: features (horizon + 1, ...), and (horizon, ...) of the rest."""
-        config, policy = self.config, self.policy
-        std = self.log_std.exp()
-        observation = imagination.start(config.rollouts, config.initial_share)
-        shape = (config.horizon, *observation.shape[:-1], self._task.action_size)
-        noise = torch.randn(shape, generator=imagination.generator)
-        scaled = noise * std
-        features, actions, observations = [policy.features(observation)], [], []
-        for step in range(config.horizon):
-            action = policy.unsquashed(features[-1]) + scaled[step]
-            observation = imagination.advance(observation, action.clamp(-1.0, 1.0))
-            actions.append(action)
-            observations.append(observation)
-            features.append(policy.features(observation))
-        action = torch.stack(actions)
-        clamped = action.clamp(-1.0, 1.0)
-        rewards = (self._task.reward(torch, torch.stack(observations), clamped)
-                   - config.excess_cost * (action - clamped).square().sum(-1))
-        log_probability = (-0.5 * noise.square() - self.log_std).sum(-1)
-        return torch.stack(features), action, log_probability, rewards
-
-    def _improve(self, features: torch.Tensor, actions: torch.Tensor,
-                 log_probability: torch.Tensor, advantages: torch.Tensor,
-                 returns: torch.Tensor) -> None:
+    def _improve(self, features: torch.Tensor, actions: torch.Tensor, then: torch.Tensor,
+                 advantages: torch.Tensor, returns: torch.Tensor) -> None:
         """Take one gradient step on a minibatch."""
         config = self.config
-        deviation = (actions - self.policy.unsquashed(features)) * (-self.log_std).exp()
-        now = (-0.5 * deviation.square() - self.log_std).sum(-1, keepdim=True)
-        ratio = (now - log_probability).exp()
-        clipped = ratio.clamp(1.0 - config.clip, 1.0 + config.clip)
-        policy_loss = (-torch.min(ratio * advantages, clipped * advantages).mean()
-                       - config.entropy_weight * self.log_std.sum())
-        value_loss = nn.functional.mse_loss(self.value(features), returns.squeeze(-1))
-        # The two losses share no parameters: one backward pass serves both.
+        now = log_density(actions, self.policy.unsquashed(features), self.policy.log_std)
+        loss = (clipped_loss(now[:, None], then, advantages, config.clip)
+                - config.entropy_weight * self.policy.log_std.sum())
         policy, value = self._policy_optimizer.parameters, self._value_optimizer.parameters
-        gradients = torch.autograd.grad(policy_loss + value_loss, [*policy, *value])
+        if self.value is not None:
+            value_loss = nn.functional.mse_loss(self.value(features), returns.squeeze(-1))
+            self._value_loss = float(value_loss.detach())
+            # The two losses share no parameters: one backward pass serves both.
+            loss = loss + value_loss
+        gradients = torch.autograd.grad(loss, [*policy, *value])
         clip_norm(gradients[:len(policy) - 1], config.gradient_norm)
         self._policy_optimizer.step(gradients[:len(policy)])
-        self._value_optimizer.step(gradients[len(policy):])
-        with torch.no_grad():
-            self.log_std.clamp_(config.least_log_std, 0.0)
-        self._value_loss = float(value_loss.detach())
+        if value:
+            self._value_optimizer.step(gradients[len(policy):])
+        self.policy.bound()

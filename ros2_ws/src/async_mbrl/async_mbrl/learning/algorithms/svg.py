@@ -14,9 +14,9 @@ from torch import nn
 
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam, clip_norm
-from async_mbrl.learning.config import SvgConfig
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.policy import Policy
+from async_mbrl.learning.settings import SvgConfig
 from async_mbrl.learning.value import ValueNetwork, lambda_returns
 
 
@@ -46,6 +46,15 @@ class Svg(nn.Module):
     def acting_policy(self) -> Policy:
         """The policy that is published: a running average."""
         return self.average
+
+    @property
+    def samples_of_update(self) -> int:
+        """Start states of the imagined rollouts."""
+        return self.config.rollouts
+
+    def identity(self) -> dict[str, Any]:
+        """Give the settings that must be equal for a checkpoint to fit."""
+        return {'value_hidden': list(self.config.value_hidden)}
 
     def optimizers(self) -> dict[str, Adam]:
         """Optimisers by name, for a checkpoint."""

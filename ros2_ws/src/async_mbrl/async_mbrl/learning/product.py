@@ -1,0 +1,226 @@
+"""The matrix products of an ensemble: torch's batched one, or oneDNN's, member by member.
+
+torch gives products of 32-bit floats to MKL, which on AMD processors stays with 256-bit
+instructions. oneDNN, in the same wheel, uses all that the processor has; but torch offers it for
+such products only under a private name, without a derivative. Here are both, guarded.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from async_mbrl.core.config import ConfigError
+
+_CLEARLY_FASTER = 0.9
+_ROUNDS = 5
+_BUDGET_S = 0.3
+_MOST_MEMBERS, _MOST_ROWS = 5, 256
+_CACHED = 2**18
+"""Numbers of a layer, all members, up to which they stay in a core's cache: 1 MiB."""
+
+
+class _Activation(NamedTuple):
+    """What the other side of an activation needs; it has one name in torch, another in oneDNN."""
+
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    in_place: Callable[[torch.Tensor], torch.Tensor]
+    onednn: str
+    backward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    """From the gradient of the output, the input and the output to the gradient of the input."""
+
+
+_ACTIVATIONS = {
+    'tanh': _Activation(torch.tanh, torch.tanh_, 'tanh',
+                        lambda d, before, after: torch.ops.aten.tanh_backward(d, after)),
+    'silu': _Activation(torch.nn.functional.silu,
+                        functools.partial(torch.nn.functional.silu, inplace=True), 'swish',
+                        lambda d, before, after: torch.ops.aten.silu_backward(d, before)),
+    'relu': _Activation(torch.relu, torch.relu_, 'relu',
+                        lambda d, before, after: torch.ops.aten.threshold_backward(d, after, 0))}
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None,
+            activation: str = 'none') -> torch.Tensor:
+    """Give activation(x weight + bias) by oneDNN: (rows, inputs) and (inputs, outputs)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight.t(), bias, activation, [], '')
+
+
+@functools.cache
+def onednn_works() -> bool:
+    """Whether this torch has oneDNN's product under the name known here, and it is right."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((5, 7), (7, 3), (3,)))
+    expected = torch.addmm(bias, x, weight)
+    try:
+        found = [(_linear(x, weight, bias), expected),
+                 (_linear(x.t(), expected), x.t() @ expected),
+                 *((_linear(x, weight, bias, each.onednn), each.forward(expected))
+                   for each in _ACTIVATIONS.values())]
+    except (AttributeError, RuntimeError, TypeError):   # no such operator, or another signature
+        return False
+    return all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in found)
+
+
+class _OneDnnPerceptrons(torch.autograd.Function):
+    """The perceptrons of all members, each by itself, with their first derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, activation: str, x: torch.Tensor,
+                *parameters: torch.Tensor) -> torch.Tensor:
+        """Map (members, rows, inputs); parameters are the weights, then the biases."""
+        act = _ACTIVATIONS[activation]
+        layers = len(parameters) // 2
+        weights, biases = parameters[:layers], parameters[layers:]
+        ctx.kept, outputs = [], []
+        for member, after in enumerate(x):
+            kept = [(after, after)]
+            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+                before = _linear(after, weight[member], bias[member, 0])
+                after = act.forward(before)
+                kept.append((before, after))
+            outputs.append(_linear(after, weights[-1][member], biases[-1][member, 0]))
+            ctx.kept.append(kept)
+        ctx.activation = act
+        ctx.save_for_backward(*weights)
+        return torch.stack(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Give the gradients of what :meth:`forward` took."""
+        weights = ctx.saved_tensors
+        layers = len(weights)
+        of_input, of_weights, of_biases = (
+            ctx.needs_input_grad[1], ctx.needs_input_grad[2:2 + layers],
+            ctx.needs_input_grad[2 + layers:])
+        inputs: list[torch.Tensor] = []
+        found: list[list[torch.Tensor]] = [[] for _ in range(2 * layers)]
+        for member, (kept, d) in enumerate(zip(ctx.kept, gradient.contiguous(), strict=True)):
+            for layer in reversed(range(layers)):
+                before, after = kept[layer]
+                if of_weights[layer]:
+                    found[layer].append(_linear(after.t(), d))
+                if of_biases[layer]:
+                    found[layers + layer].append(d.sum(0, keepdim=True))
+                if layer == 0 and not of_input:
+                    break
+                d = _linear(d, weights[layer][member].t())
+                if layer > 0:
+                    d = ctx.activation.backward(d, before, after)
+            inputs.append(d)
+        return (None, torch.stack(inputs) if of_input else None,
+                *(torch.stack(each) if each else None for each in found))
+
+
+def onednn_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torch.Tensor],
+                       biases: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Map (members, rows, inputs) to (members, rows, outputs) by oneDNN.
+
+    Args:
+        activation: between layers, a key of :data:`async_mbrl.learning.network.ACTIVATIONS`.
+        x: inputs, 32-bit, on the CPU.
+        weights: (members, inputs, outputs) of each layer.
+        biases: (members, 1, outputs) of each layer.
+
+    Returns:
+        What ``baddbmm`` of each layer gives, up to rounding. It can be differentiated once.
+    """
+    x = x.contiguous()
+    if torch.is_grad_enabled() and any(each.requires_grad for each in (x, *weights, *biases)):
+        return _OneDnnPerceptrons.apply(activation, x, *weights, *biases)
+    name = _ACTIVATIONS[activation].onednn
+    outputs = []
+    for member, h in enumerate(x):
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            h = _linear(h, weight[member], bias[member, 0], name)
+        outputs.append(_linear(h, weights[-1][member], biases[-1][member, 0]))
+    return torch.stack(outputs)
+
+
+def batched_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torch.Tensor],
+                        biases: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Map (members, rows, inputs) to (members, rows, outputs), all members in one product.
+
+    Large layers of which no gradient is wanted are computed member by member, in place: what is
+    written is read again while it is still in the cache.
+
+    Args:
+        activation: between layers, a key of :data:`async_mbrl.learning.network.ACTIVATIONS`.
+        x: inputs.
+        weights: (members, inputs, outputs) of each layer.
+        biases: (members, 1, outputs) of each layer.
+    """
+    widest = max(weight.shape[2] for weight in weights)
+    if not torch.is_grad_enabled() and x.shape[0] * x.shape[1] * widest > _CACHED:
+        return _member_by_member(activation, x, weights, biases)
+    function = _ACTIVATIONS[activation].forward
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        x = function(torch.baddbmm(bias, x, weight))
+    return torch.baddbmm(biases[-1], x, weights[-1])
+
+
+def _member_by_member(activation: str, x: torch.Tensor, weights: Sequence[torch.Tensor],
+                      biases: Sequence[torch.Tensor]) -> torch.Tensor:
+    in_place = _ACTIVATIONS[activation].in_place
+    outputs = []
+    for member, h in enumerate(x):
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            h = in_place(torch.addmm(bias[member], h, weight[member]))
+        outputs.append(torch.addmm(biases[-1][member], h, weights[-1][member]))
+    return torch.stack(outputs)
+
+
+def choose_product(product: str, members: int, sizes: Sequence[int], activation: str,
+                   rows: int) -> str:
+    """Give the product to compute with: ``batched`` or ``onednn``.
+
+    Args:
+        product: one of these, which is what is taken, or ``auto``: the faster one here, by a
+            trial of a fraction of a second. Which one that is decides how results are rounded.
+        members: networks in the ensemble.
+        sizes: inputs, units of each hidden layer, outputs.
+        activation: between layers.
+        rows: of a member in one update.
+
+    Raises:
+        ConfigError: ``onednn`` where this torch has no such product.
+    """
+    if product == 'auto':
+        if not onednn_works():
+            return 'batched'
+        return _faster(min(members, _MOST_MEMBERS), tuple(sizes), activation,
+                       min(rows, _MOST_ROWS))
+    if product == 'onednn' and not onednn_works():
+        raise ConfigError(f"model.product: 'onednn' is not possible with torch "
+                          f"{torch.__version__} on this machine; use 'batched' or 'auto'")
+    return product
+
+
+@functools.cache
+def _faster(members: int, sizes: tuple[int, ...], activation: str, rows: int) -> str:
+    """Try both on an update's forward and backward pass; oneDNN must win clearly."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(members, rows, sizes[0], generator=generator)
+    shapes = [*zip(sizes[:-1], sizes[1:], strict=True), *((1, size) for size in sizes[1:])]
+    parameters = [torch.full((members, *shape), 0.01, requires_grad=True) for shape in shapes]
+    layers = len(sizes) - 1
+    functions = {'batched': batched_perceptrons, 'onednn': onednn_perceptrons}
+    least = dict.fromkeys(functions, float('inf'))
+    begun = time.thread_time()
+    for attempt in range(1 + _ROUNDS):
+        for name, function in functions.items():
+            before = time.thread_time()
+            result = function(activation, x, parameters[:layers], parameters[layers:])
+            torch.autograd.grad(result.sum(), parameters)
+            if attempt > 0:   # the first one prepares
+                least[name] = min(least[name], time.thread_time() - before)
+        if attempt > 0 and time.thread_time() - begun > _BUDGET_S:
+            break
+    return 'onednn' if least['onednn'] < _CLEARLY_FASTER * least['batched'] else 'batched'
