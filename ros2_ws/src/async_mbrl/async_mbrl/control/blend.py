@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from async_mbrl.control.policy import NumpyPolicy, PolicyParameters
+from async_mbrl.control.exploration import CorrelatedNoise, log_slope_of_tanh
+from async_mbrl.control.policy import SQUASHES, NumpyPolicy, PolicyParameters
 from async_mbrl.core.network import PolicyNetworkConfig
 
 
 class BlendedPolicy:
-    """The mean (1 - w) old + w new of two policies, w going from 0 to 1 in a set time."""
+    """The mean (1 - w) old + w new of two policies, w going from 0 to 1 in a set time.
+
+    Where they have standard deviations of their own, these are blended in the same way.
+    """
 
     def __init__(self, task: Any, network: PolicyNetworkConfig, blend_s: float) -> None:
         """Prepare for a task and a network.
@@ -23,6 +27,7 @@ class BlendedPolicy:
         """
         self._new = NumpyPolicy(task, network)
         self._old = NumpyPolicy(task, network)
+        self._network = network
         self._blend_s = blend_s
         self._since_s = 0.0
         self._blending = False
@@ -59,3 +64,43 @@ class BlendedPolicy:
             share = (time_s - self._since_s) / self._blend_s
             mean = (1.0 - share) * self._old.mean(observation) + share * mean
         return mean
+
+    def explore(self, observation: np.ndarray, time_s: float,
+                noise: CorrelatedNoise) -> tuple[np.ndarray, float, float]:
+        """Draw an action for an observation at a robot time.
+
+        Returns:
+            The action (n,), in [-1, 1]; the log density, nat, of what was drawn: of the action
+            itself where it is squashed by a hyperbolic tangent, else of the sum of mean and noise
+            before it was clipped; and the standard deviation, averaged over the components.
+
+        Raises:
+            RuntimeError: no parameters are in use.
+        """
+        parameters = self.parameters
+        if parameters is None:
+            raise RuntimeError('the policy has no parameters')
+        correlation = parameters.exploration_correlation
+        if not self._network.stochastic:
+            std = parameters.exploration_std
+            action, log_density = noise.draw(std, correlation)
+            action += self.mean(observation, time_s)
+            SQUASHES['clip'](action)
+            return action, log_density, std
+        mean, stds = self._distribution(observation, time_s)
+        action, log_density = noise.draw_each(stds, correlation)
+        action += mean
+        if self._network.squash == 'tanh':
+            log_density -= log_slope_of_tanh(action)
+        SQUASHES[self._network.squash](action)
+        return action, log_density, float(stds.mean())
+
+    def _distribution(self, observation: np.ndarray,
+                      time_s: float) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = self._new.distribution(observation)
+        if self.blending(time_s):
+            share = (time_s - self._since_s) / self._blend_s
+            old_mean, old_std = self._old.distribution(observation)
+            mean = (1.0 - share) * old_mean + share * mean
+            std = (1.0 - share) * old_std + share * std
+        return mean, std

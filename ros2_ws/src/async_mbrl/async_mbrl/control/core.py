@@ -12,28 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from async_mbrl.control.applied import AppliedAction
-from async_mbrl.control.blend import BlendedPolicy
-from async_mbrl.control.exploration import CorrelatedNoise
-from async_mbrl.control.filter import NON_FINITE_LIMIT, CommandFilter
-from async_mbrl.control.impedance import JointImpedance
+from async_mbrl.control.episode import End, EpisodeRunner
+from async_mbrl.control.filter import NON_FINITE_LIMIT
+from async_mbrl.control.kinds import means_of
 from async_mbrl.control.motion import Motion, MotionMachine
-from async_mbrl.control.move import Progress, StartMove
 from async_mbrl.control.orders import flaw
 from async_mbrl.control.policy import PolicyParameters
-from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
+from async_mbrl.core.plan import Plan
 from async_mbrl.core.robot import RobotConfig
-from async_mbrl.core.snapshot import NO_VERSION, Version
+from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import (
     NOT_NOW,
     CommandKind,
     ControlStep,
     EpisodeCommand,
-    Mode,
     StepKind,
 )
-from async_mbrl.tasks.config import TaskConfig
 
 IDLE, MOVING, RUNNING, HOLDING = 'idle', 'moving', 'running', 'holding'
 FAULT, ESTOP = 'fault', 'estop'
@@ -46,21 +41,6 @@ NON_FINITE = 'non_finite'
 """Cause of too much in a row that was not finite. It is over at once; the fault stays."""
 
 
-def ticks_per_step(robot: RobotConfig, task: TaskConfig) -> int:
-    """Give the control ticks in a policy step.
-
-    Raises:
-        ConfigError: the control rate is not a multiple of the policy rate.
-    """
-    ratio = robot.control_rate_hz / task.policy_rate_hz
-    ticks = round(ratio)
-    if ticks < 1 or abs(ratio - ticks) > 1e-9:
-        raise ConfigError(f'task.policy_rate_hz: {task.policy_rate_hz} does not divide '
-                          f'robot.control_rate_hz {robot.control_rate_hz}; task and robot do not '
-                          'fit')
-    return ticks
-
-
 class ControlCore:
     """Episodes, moves and holding of one robot on one task, tick by tick.
 
@@ -68,8 +48,9 @@ class ControlCore:
     time between ticks, :meth:`tick` once a control period, :meth:`drain` for what happened.
 
     A loop that is held up never makes the arm catch up: a policy step that is missed by more than
-    half its time ends the episode, and a longer gap ends a move; the arm is held then. Moves and
-    holding pull with bounded force (see :class:`JointImpedance`).
+    half its time ends the episode, and a longer gap ends a move; the arm is held then. How a robot
+    is held, and how its episodes start, depends on its kind (:mod:`async_mbrl.control.kinds`);
+    what happens in an episode is the business of :class:`async_mbrl.control.episode.EpisodeRunner`.
     """
 
     def __init__(self, robot: RobotConfig, task: Any, network: PolicyNetworkConfig, *,
@@ -92,43 +73,40 @@ class ControlCore:
         Raises:
             ConfigError: the control rate is not a multiple of the policy rate.
         """
-        self.ticks_per_step = ticks_per_step(robot, task.config)
-        """Control ticks in a policy step."""
-        joints = robot.joints
-        self.policies_applied = 0
-        """Policies swapped in so far."""
+        means = means_of(robot, dry_run)
         self.stale_holds = 0
         """Times that joint states became stale while the arm was under control."""
         self._robot = robot
         self._task = task
-        self._rate_hz = robot.control_rate_hz
         self._state_timeout_s = (robot.state_timeout_s if state_timeout_s is None
                                  else state_timeout_s)
         self._machine = MotionMachine(enabled)
-        self._filter = CommandFilter(robot)
-        self._policy = BlendedPolicy(task, network, robot.policy_blend_s)
-        self._noise = CorrelatedNoise(joints)
-        self._pending_policy: PolicyParameters | None = None
+        self._filter = means.filter
+        self._holding = means.holding
+        self._run = EpisodeRunner(robot, task, network, means.start, dry_run)
         self._commands: list[EpisodeCommand] = []
-        self._events: list[ControlStep] = []
-        self._moving = False
         self._stale = False
-        self._stall_s = max(stall_s, 2.5 / self._rate_hz)
-        self._episode = EpisodeCommand(CommandKind.HOLD)
-        self._pinned = NO_VERSION
-        self._phase_start_s = 0.0
-        self._step = 0
-        self._bad_actions = 0
-        self._displacement = robot.command_interface == 'position'
-        self._scale = np.array(robot.action_scale)
-        self._impedance = JointImpedance(robot)
-        self._move = StartMove(robot, self._impedance, dry_run)
-        self._applied = AppliedAction(robot, dry_run)
-        self._anchor = np.zeros(joints)
-        self._asked = np.zeros(joints)
-        self._at_rest = np.zeros(joints)
-        self._last_position = np.zeros(joints)
+        self._stall_s = max(stall_s, 2.5 / robot.control_rate_hz)
+        self._anchor = np.zeros(robot.states)
+        self._asked = np.zeros(robot.joints)
+        self._at_rest = np.zeros(robot.states)
+        self._last_position = np.zeros(robot.states)
         self._last_time_s = 0.0
+
+    @property
+    def ticks_per_step(self) -> int:
+        """Control ticks in a policy step."""
+        return self._run.ticks_per_step
+
+    @property
+    def policies_applied(self) -> int:
+        """Policies swapped in so far."""
+        return self._run.policies_applied
+
+    @property
+    def planned_steps(self) -> int:
+        """Policy steps so far that were acted as planned."""
+        return self._run.planned_steps
 
     @property
     def motion(self) -> Motion:
@@ -140,7 +118,7 @@ class ControlCore:
         """What it does: idle, moving, running, holding, fault or estop."""
         motion = self._machine.motion
         if motion is Motion.RUNNING:
-            return MOVING if self._moving else RUNNING
+            return MOVING if self._run.starting else RUNNING
         return IDLE if motion is Motion.READY else motion.value
 
     @property
@@ -156,13 +134,12 @@ class ControlCore:
     @property
     def policy_version(self) -> Version:
         """Version of the policy in use; (0, 0) before the first."""
-        parameters = self._policy.parameters
-        return NO_VERSION if parameters is None else parameters.version
+        return self._run.policy_version
 
     @property
     def policy(self) -> PolicyParameters | None:
         """The policy in use; None before the first."""
-        return self._policy.parameters
+        return self._run.policy
 
     @property
     def counts(self) -> dict[str, int]:
@@ -178,7 +155,11 @@ class ControlCore:
 
     def set_policy(self, parameters: PolicyParameters) -> None:
         """Hand over a verified policy; it is swapped in at the next tick that allows it."""
-        self._pending_policy = parameters
+        self._run.set_policy(parameters)
+
+    def set_plan(self, plan: Plan) -> None:
+        """Hand over a verified plan; see :meth:`EpisodeRunner.set_plan`."""
+        self._run.set_plan(plan)
 
     def command(self, command: EpisodeCommand) -> None:
         """Hand over an order; it is obeyed at the next tick, orders in the order given."""
@@ -186,10 +167,11 @@ class ControlCore:
 
     def drain(self) -> list[ControlStep]:
         """Give the events since the last call, oldest first."""
-        if not self._events:
-            return []
-        events, self._events = self._events, []
-        return events
+        return self._run.drain()
+
+    def wanted_state(self) -> np.ndarray | None:
+        """Give the state (2 * states,) that the simulator is to put a benchmark body into, once."""
+        return self._run.wanted_state()
 
     def set_cause(self, name: str, present: bool, reason: str = '') -> None:
         """Take that a cause for the arm not to move is present, or gone.
@@ -204,7 +186,7 @@ class ControlCore:
         """Leave the fault or emergency stop; give why not, empty if there is none any more."""
         refusal = self._machine.clear()
         if not refusal:
-            self._filter.non_finite = self._bad_actions = 0
+            self._filter.non_finite = self._run.bad_actions = 0
             self._anchor[:] = self._last_position
         return refusal
 
@@ -251,8 +233,8 @@ class ControlCore:
 
         Args:
             time_s: robot time of the tick, s.
-            position: newest measured joint positions (n,), rad.
-            velocity: newest measured joint velocities (n,), rad/s.
+            position: newest measured positions (states,), rad.
+            velocity: newest measured velocities (states,), rad/s.
             state_time_s: robot time at which these were received, s; -inf before the first.
 
         Returns:
@@ -261,8 +243,7 @@ class ControlCore:
         """
         held_up = time_s - self._last_time_s > self._stall_s
         self._last_time_s = time_s
-        if self._pending_policy is not None:
-            self._swap_policy(time_s)
+        self._run.swap_policy(time_s, self._machine.motion is Motion.RUNNING)
         age_s = time_s - state_time_s
         finite = (all(map(math.isfinite, position.tolist()))
                   and all(map(math.isfinite, velocity.tolist())))
@@ -273,7 +254,7 @@ class ControlCore:
             self._filter.start(position, velocity)
         if not fresh:
             self._lose_states(age_s)
-        machine.observe(fresh, self._policy.parameters is not None)
+        machine.observe(fresh, self._run.policy is not None)
         if fresh:
             self._last_position[:] = position
             if self._stale:
@@ -290,31 +271,23 @@ class ControlCore:
         if not was_sending:
             self._filter.start(position, velocity)
         if machine.motion is Motion.RUNNING:
-            if self._moving:
-                self._continue_move(time_s, position, velocity)
-            else:
-                self._continue_episode(time_s, position, velocity)
+            end = self._run.advance(time_s, position, velocity, self._asked)
+            if end is not None:
+                self._end(end)
+            elif self._run.silent:
+                return None
         if machine.latched:
             self._filter.rejoin(position)
             sent = self._filter.brake(position, velocity)
         else:
             if machine.motion is Motion.HOLDING:
-                self._impedance.command(self._anchor, self._at_rest, position, velocity,
-                                        self._asked)
+                self._holding.command(self._anchor, self._at_rest, position, velocity,
+                                      self._asked)
             sent = self._filter.apply(self._asked, position, velocity)
             if self._filter.non_finite >= NON_FINITE_LIMIT:
                 self._fault_once(f'{NON_FINITE_LIMIT} commands in a row were not finite')
-        self._applied.add(sent, self._filter.intervened)
+        self._run.applied.add(sent, self._filter.intervened)
         return sent
-
-    def _swap_policy(self, time_s: float) -> None:
-        acting = self._machine.motion is Motion.RUNNING and not self._moving
-        if self._pinned != NO_VERSION or (acting and self._policy.blending(time_s)):
-            return
-        assert self._pending_policy is not None
-        self._policy.use(self._pending_policy, time_s, at_once=not acting)
-        self._pending_policy = None
-        self.policies_applied += 1
 
     def _lose_states(self, age_s: float) -> None:
         if not self.active or self._stale:
@@ -332,10 +305,11 @@ class ControlCore:
             if command.kind == CommandKind.RUN_EPISODE:
                 reason = self._refusal(command, fresh, age_s)
                 if reason:
-                    self._event(StepKind.ABORTED, time_s, command, 0, reason=reason)
+                    self._run.event(StepKind.ABORTED, time_s, command, 0, reason=reason)
                     continue
                 self._abort(f'replaced by command {command.number}')
-                self._begin(command, time_s, position)
+                self._machine.begin()
+                self._run.begin(command, time_s, position)
             else:
                 self._abort(f'stopped by command {command.number}')
                 if self._machine.motion is Motion.READY:
@@ -349,106 +323,16 @@ class ControlCore:
                     else f'joint states are stale: the newest is {age_s:.3f} s old')
         return reason or flaw(command, self._robot, self._task)
 
-    def _begin(self, command: EpisodeCommand, time_s: float, position: np.ndarray) -> None:
-        self._machine.begin()
-        self._episode = command
-        self._moving = True
-        self._phase_start_s = time_s
-        self._step = 0
-        if command.start_pose.size:
-            self._move.begin(position, command.start_pose, command.move_duration_s, time_s)
-        self._applied.restart(position)
-        # An evaluation keeps its policy from the order to its end, whatever arrives meanwhile.
-        if command.mode == Mode.EVALUATION and command.policy_version in (NO_VERSION,
-                                                                          self.policy_version):
-            self._pinned = self.policy_version
-
-    # ---- phases ----
-
-    def _continue_move(self, time_s: float, position: np.ndarray, velocity: np.ndarray) -> None:
-        if self._episode.start_pose.size:
-            progress = self._move.advance(time_s, position, velocity, self._asked)
-            if progress is Progress.GIVEN_UP:
-                self._abort(self._move.reason)
-                return
-            if progress is Progress.UNDER_WAY:
-                # Whole policy steps before the first one, so that it knows the action before it.
-                if self._move.remaining_ticks % self.ticks_per_step == 0:
-                    self._applied.restart(position)
-                return
-        self._begin_episode(time_s, position, velocity)
-
-    def _begin_episode(self, time_s: float, position: np.ndarray, velocity: np.ndarray) -> None:
-        command = self._episode
-        self._event(StepKind.MOVE_DONE, time_s, command, 0)
-        wanted, current = command.policy_version, self.policy_version
-        if command.mode == Mode.EVALUATION and wanted not in (NO_VERSION, current):
-            self._abort(f'policy {wanted} was to be evaluated, but policy {current} is in use')
-            return
-        if command.mode == Mode.EVALUATION:
-            self._pinned = current
-        self._policy.settle()
-        self._noise.restart(command.seed)
-        self._moving = False
-        self._phase_start_s = time_s
-        self._step = 0
-        self._policy_step(time_s, position, velocity)
-
-    def _continue_episode(self, time_s: float, position: np.ndarray,
-                          velocity: np.ndarray) -> None:
-        tick = round((time_s - self._phase_start_s) * self._rate_hz)
-        late = tick - self._step * self.ticks_per_step
-        if late < 0:
-            return
-        if 2 * late > self.ticks_per_step and late > 1:
-            self._abort(f'policy step {self._step} was missed by {late / self._rate_hz:.3f} s: the '
-                        'control loop was held up')
-            return
-        self._policy_step(time_s, position, velocity)
-
-    def _policy_step(self, time_s: float, position: np.ndarray, velocity: np.ndarray) -> None:
-        command, step, parameters = self._episode, self._step, self._policy.parameters
-        assert parameters is not None
-        applied = self._applied.action()
-        intervened = self._applied.intervened and step > 0
-        observation = self._task.observe(position, velocity, applied, command.goal)
-        if step == command.steps:
-            self._event(StepKind.END, time_s, command, step, observation=observation,
-                        previous_action_applied=applied.astype(np.float32),
-                        previous_intervened=intervened)
-            self._hold()
-            return
-        mean = self._policy.mean(observation, time_s)
-        log_probability, std = 0.0, 0.0
-        action = mean
-        if command.mode == Mode.LEARNING:
-            std = parameters.exploration_std
-            noise, log_probability = self._noise.draw(std, parameters.exploration_correlation)
-            action = np.minimum(np.maximum(mean + noise, -1.0), 1.0)
-        if not np.isfinite(action).all():
-            self._refuse_action()
-            return
-        self._bad_actions = 0
-        np.multiply(action, self._scale, out=self._asked)
-        if self._displacement:
-            self._asked += position
-        self._applied.restart(position)
-        self._step = step + 1
-        self._event(StepKind.STEP, time_s, command, step, observation=observation,
-                    action_requested=action.astype(np.float32),
-                    previous_action_applied=applied.astype(np.float32),
-                    previous_intervened=intervened, log_probability=log_probability,
-                    exploration_std=std)
-
-    def _refuse_action(self) -> None:
-        self._bad_actions += 1
-        reason = f'policy {self.policy_version} gave an action that is not finite'
-        if self._bad_actions >= NON_FINITE_LIMIT:
-            self._fault_once(f'{reason}, {self._bad_actions} times in a row')
-        else:
-            self._abort(reason)
-
     # ---- pieces ----
+
+    def _end(self, end: End) -> None:
+        """Hold after an episode that has ended by itself."""
+        if end.fault:
+            self._fault_once(end.reason)
+        elif end.reason:
+            self._abort(end.reason)
+        else:
+            self._hold()
 
     def _fault_once(self, reason: str) -> None:
         self.set_cause(NON_FINITE, True, reason)
@@ -459,19 +343,12 @@ class ControlCore:
         commands, self._commands = self._commands, []
         for command in commands:
             if command.kind == CommandKind.RUN_EPISODE:
-                self._event(StepKind.ABORTED, self._last_time_s, command, 0, reason=reason)
+                self._run.event(StepKind.ABORTED, self._last_time_s, command, 0, reason=reason)
         if self._machine.motion is Motion.RUNNING:
-            self._event(StepKind.ABORTED, self._last_time_s, self._episode, self._step,
-                        reason=reason)
+            self._run.abort(self._last_time_s, reason)
             self._hold()
 
     def _hold(self) -> None:
         self._machine.end()
-        self._pinned = NO_VERSION
+        self._run.over()
         self._anchor[:] = self._last_position
-
-    def _event(self, kind: StepKind, time_s: float, command: EpisodeCommand, step: int,
-               **fields: Any) -> None:
-        self._events.append(ControlStep(
-            kind=kind, time_s=time_s, command_number=command.number, episode=command.episode,
-            step=step, mode=command.mode, policy_version=self.policy_version, **fields))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 
 MOST_ERROR_RAD = 0.3
 """Tracking errors count up to here: a blocked arm is not pushed ever harder."""
@@ -17,7 +17,7 @@ class JointImpedance:
     interface, sent further than that from where it is.
     """
 
-    def __init__(self, robot: RobotConfig) -> None:
+    def __init__(self, robot: ArmConfig) -> None:
         """Take the gains of a robot's moves."""
         self._interface = robot.command_interface
         self._stiffness = np.array(robot.move.stiffness)

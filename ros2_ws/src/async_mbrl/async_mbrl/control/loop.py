@@ -68,9 +68,9 @@ class ControlLoop:
         self._wake = wake
         self._period_ns = round(1e9 / (robot.control_rate_hz * factor))
         self._robot_seconds_per_ns = 1e-9 * factor
-        self._joints = robot.joints
-        self._position = np.zeros(robot.joints)
-        self._velocity = np.zeros(robot.joints)
+        self._states = robot.states
+        self._position = np.zeros(robot.states)
+        self._velocity = np.zeros(robot.states)
         self._state_time_s = float('-inf')
         self._command = np.zeros(1 + robot.joints)
         self._counted = tuple((name, COUNTER[name]) for name in COUNTS)
@@ -127,15 +127,21 @@ class ControlLoop:
         if state is not None:
             values = np.frombuffer(state)
             self._state_time_s = float(values[0])
-            self._position = values[1:1 + self._joints]
-            self._velocity = values[1 + self._joints:]
+            self._position = values[1:1 + self._states]
+            self._velocity = values[1 + self._states:]
         policy = block.policies.latest()
         if policy is not None:
             core.set_policy(self._layout.unpack(policy))
+        plan = block.newest_plan()
+        if plan is not None:
+            core.set_plan(plan)
         self._take_requests()
         command = core.tick(time_s, self._position, self._velocity, self._state_time_s)
         if command is not None:
             self._send(time_s, command)
+        wanted = core.wanted_state()
+        if wanted is not None:
+            block.resets.write(wanted.tobytes())
         events = core.drain()
         for event in events:
             block.put_step(event)
@@ -147,7 +153,8 @@ class ControlLoop:
             counters[index] = core.counts[name]
         counters[COUNTER['active']] = int(core.active)
         counters[COUNTER['stale_holds']] = core.stale_holds
-        return command is not None or bool(events)
+        counters[COUNTER['planned_steps']] = core.planned_steps
+        return command is not None or wanted is not None or bool(events)
 
     def _send(self, time_s: float, command: np.ndarray) -> None:
         self._command[0] = time_s

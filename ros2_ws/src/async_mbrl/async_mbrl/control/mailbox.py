@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from async_mbrl.control.plan_record import PlanRecord
+from async_mbrl.core.plan import Plan
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode, StepKind
 
@@ -33,6 +35,7 @@ _ORDER = b'\0'
 STATE_SLOTS = 8
 COMMAND_SLOTS = 64
 POLICY_SLOTS = 3
+PLAN_SLOTS = 4
 REQUEST_SLOTS = 256
 STEP_SLOTS = 4096
 ADOPTION_SLOTS = 256
@@ -137,6 +140,7 @@ COUNTERS = (
     'smoothed',          # loop: ticks at which only the rate of change was limited
     'stale_holds',       # loop: times that stale joint states stopped the arm
     'policies_applied',  # loop: policies swapped in
+    'planned_steps',     # loop: policy steps that were acted as planned
     'realtime',          # loop: priority of SCHED_FIFO, 0 under the plain scheduler
     'memory_locked',     # loop: 1 with locked memory
     'worst_lateness_ns',  # loop: greatest lateness while not idle
@@ -184,24 +188,30 @@ class Request:
 class SharedBlock:
     """All mailboxes between parent and loop, in one memory file.
 
-    Parent writes ``states``, ``requests``, ``policies``; the loop writes ``commands``, ``steps``,
-    ``adoptions``, ``fault``, ``answers`` and the counters and histograms marked so. Orders and all
-    other requests share one ring, so that the loop sees them in the order in which they were made.
+    Parent writes ``states``, ``requests``, ``policies``, ``plans``; the loop writes ``commands``,
+    ``steps``, ``adoptions``, ``resets``, ``fault``, ``answers`` and the counters and histograms
+    marked so.
+    Orders and all other requests share one ring, so that the loop sees them in the order in which
+    they were made.
     """
 
-    def __init__(self, descriptor: int, *, joints: int, observation_size: int, goal_size: int,
-                 policy_bytes: int, histogram_bins: int) -> None:
+    def __init__(self, descriptor: int, *, joints: int, states: int, start_size: int,
+                 observation_size: int, goal_size: int, policy_bytes: int,
+                 histogram_bins: int) -> None:
         """Map the memory file ``descriptor``; its size is set if it is still empty."""
         self.joints = joints
         self._step = StepRecord(observation_size, joints)
-        self._order = OrderRecord(joints, goal_size)
+        self._order = OrderRecord(start_size, goal_size)
+        self._plan = PlanRecord(joints)
         rings = {
-            'states': (STATE_SLOTS, 8 * (1 + 2 * joints)),
+            'states': (STATE_SLOTS, 8 * (1 + 2 * states)),
             'commands': (COMMAND_SLOTS, 8 * (1 + joints)),
             'policies': (POLICY_SLOTS, policy_bytes),
+            'plans': (PLAN_SLOTS, self._plan.size),
             'requests': (REQUEST_SLOTS, 1 + max(self._order.size, _REQUEST_BYTES)),
             'steps': (STEP_SLOTS, self._step.size),
             'adoptions': (ADOPTION_SLOTS, 32),
+            'resets': (4, 8 * start_size),  # states that the simulator is to be asked for
             'fault': (4, _FAULT_BYTES),     # lines: reason of the fault, then causes still there
             'answers': (4, 8 + _FAULT_BYTES),   # to a request to clear: its number, why not
         }
@@ -223,9 +233,11 @@ class SharedBlock:
         self.states: Ring = made['states']
         self.commands: Ring = made['commands']
         self.policies: Ring = made['policies']
+        self.plans: Ring = made['plans']
         self.requests: Ring = made['requests']
         self.steps: Ring = made['steps']
         self.adoptions: Ring = made['adoptions']
+        self.resets: Ring = made['resets']
         self.fault: Ring = made['fault']
         self.answers: Ring = made['answers']
         self.counters: memoryview = made['counters']
@@ -237,6 +249,15 @@ class SharedBlock:
     def put_order(self, command: EpisodeCommand) -> None:
         """Hand an episode command to the loop."""
         self.requests.write(_ORDER + self._order.pack(command))
+
+    def put_plan(self, plan: Plan) -> None:
+        """Hand a plan to the loop."""
+        self.plans.write(self._plan.pack(plan))
+
+    def newest_plan(self) -> Plan | None:
+        """Take the newest plan; None if there is none since the last one."""
+        record = self.plans.latest()
+        return None if record is None else self._plan.unpack(record)
 
     def put_request(self, request: Request) -> None:
         """Hand a request to the loop."""
@@ -292,10 +313,10 @@ class OrderRecord:
 
     _head = struct.Struct('<BBxxIQQIIIIQd')
 
-    def __init__(self, joints: int, goal_size: int) -> None:
-        """Leave room for ``joints`` and ``goal_size`` numbers."""
+    def __init__(self, start_size: int, goal_size: int) -> None:
+        """Leave room for ``start_size`` and ``goal_size`` numbers."""
         # Arrays of a wrong size must reach the core, which refuses them by name.
-        self._pose, self._goal = 4 * joints, 4 * goal_size
+        self._pose, self._goal = 4 * start_size, 4 * goal_size
         self.size = self._head.size + 8 * self._pose + 4 * self._goal
         """Most bytes of a record."""
 

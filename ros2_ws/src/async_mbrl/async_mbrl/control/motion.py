@@ -16,6 +16,9 @@ EMERGENCY_STOP = 'emergency_stop'
 ORDERS_LOST = 'orders_lost'
 """Cause that never goes away: what was asked is not known any more."""
 
+STALE = 'stale: no fresh joint states, so that nobody knows where the arm is'
+"""What keeps a fault of an arm that is sent something, until joint states are fresh."""
+
 
 class Motion(str, enum.Enum):
     """What the arm may do, and does."""
@@ -161,12 +164,17 @@ class MotionMachine:
         Returns:
             Why not, naming the causes that are still present; empty if it left, or was in neither.
         """
-        if self.causes:
-            return 'still there: ' + '; '.join(self.named_causes())
+        if causes := self.named_causes():
+            return 'still there: ' + '; '.join(causes)
         self._latched = None
         self.fault = ''
         return ''
 
     def named_causes(self) -> tuple[str, ...]:
-        """Give the causes that are present as ``name: reason``."""
-        return tuple(f'{name}: {reason}' for name, reason in self.causes.items())
+        """Give the causes that are present as ``name: reason``.
+
+        While stopped, what is sent follows the arm, which somebody may move; it cannot while joint
+        states are stale. A driver that listens again would pull the arm to where it was.
+        """
+        named = tuple(f'{name}: {reason}' for name, reason in self.causes.items())
+        return (*named, STALE) if self.latched and self.sending and not self._fresh else named

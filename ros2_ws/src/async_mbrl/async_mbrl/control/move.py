@@ -7,7 +7,7 @@ import enum
 import numpy as np
 
 from async_mbrl.control.impedance import JointImpedance
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 
 ARRIVED_RAD = 0.03
 """A move has arrived when every joint is this close to its target."""
@@ -78,7 +78,10 @@ class Progress(enum.Enum):
 class StartMove:
     """A move to a start pose as it is executed: pull along the path, arrive or give up."""
 
-    def __init__(self, robot: RobotConfig, impedance: JointImpedance, dry_run: bool) -> None:
+    silent = False
+    """Commands are sent meanwhile."""
+
+    def __init__(self, robot: ArmConfig, impedance: JointImpedance, dry_run: bool) -> None:
         """Prepare for the moves of a robot.
 
         Args:
@@ -132,3 +135,6 @@ class StartMove:
         else:
             self._impedance.command(*path.at(elapsed_s), position, velocity, out)
         return Progress.UNDER_WAY
+
+    def wanted_state(self) -> None:
+        """Give nothing: an arm is moved, and no simulator asked."""

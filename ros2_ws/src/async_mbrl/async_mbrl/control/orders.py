@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,13 @@ from async_mbrl.core.transition import EpisodeCommand
 def flaw(command: EpisodeCommand, robot: RobotConfig, task: Any) -> str:
     """Say what is wrong with an episode command; empty if nothing is.
 
-    No start pose at all is right: the episode then begins where the arm is, and takes no move.
+    No start pose at all is right: the episode then begins where the robot is, and takes no move.
     """
     pose, goal = command.start_pose, command.goal
     if pose.size:
-        if pose.shape != (robot.joints,) or not np.isfinite(pose).all():
-            return f'start_pose is not {robot.joints} finite numbers'
-        if (pose < robot.limits.position_lower).any() or (pose > robot.limits.position_upper).any():
-            return 'start_pose is outside the position limits'
-        if not (math.isfinite(command.move_duration_s) and command.move_duration_s > 0):
-            return f'move_duration_s {command.move_duration_s} is not positive'
+        wrong = robot.start_flaw(pose, command.move_duration_s)
+        if wrong:
+            return wrong
     if goal.shape != (task.goal_size,) or not np.isfinite(goal).all():
         return f'goal is not {task.goal_size} finite numbers'
     if command.steps < 1:

@@ -33,8 +33,9 @@ class Plausibility:
     """
 
     def __init__(self, velocity_limits: Sequence[float]) -> None:
-        """Judge joints with these greatest speeds (n,), rad/s."""
+        """Judge joints with these greatest speeds (n,), rad/s; inf for one that may jump."""
         self._most_speed = SPEED_FACTOR * np.array(velocity_limits)
+        self._jumps = bool(np.isinf(self._most_speed).all())
         self._position: np.ndarray | None = None
         self._received_s = -math.inf
         self._kept_stamp_ns = 0
@@ -80,7 +81,7 @@ class Plausibility:
 
     def _jump(self, received_s: float, stamp_ns: int, position: np.ndarray) -> str:
         before = self._position
-        if before is None:
+        if before is None or self._jumps:
             self._keep(received_s, stamp_ns, position)
             return ''
         elapsed_s = max(0.0, received_s - self._received_s)

@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from async_mbrl.core.network import PolicyNetworkConfig
+from async_mbrl.core.network import (
+    LOG_STD_RANGE,
+    PolicyNetworkConfig,
+    layer_sizes,
+    log_std_between,
+)
 from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
 
 _HEADER = struct.Struct('<IxxxxQddq')
@@ -27,6 +32,8 @@ class PolicyParameters:
     exploration_std: float
     exploration_correlation: float
     publish_time_ns: int = 0
+    log_std: np.ndarray | None = None
+    """(n,), of a policy with a state-independent distribution."""
 
     @classmethod
     def from_snapshot(cls, snapshot: Snapshot, publish_time_ns: int = 0) -> PolicyParameters:
@@ -49,13 +56,18 @@ class PolicyParameters:
             raise SnapshotError('snapshot is no policy: its architecture has no layers')
         mean = _tensor(snapshot, 'state_mean', None)
         std = _tensor(snapshot, 'state_std', mean.shape)
-        if len(snapshot.tensors) != 2 * len(weights) + 2:
+        log_std = None
+        if snapshot.architecture.get('distribution') == 'state_independent':
+            log_std = _tensor(snapshot, 'log_std', biases[-1].shape)
+        expected = 2 * len(weights) + (2 if log_std is None else 3)
+        if len(snapshot.tensors) != expected:
             raise SnapshotError(f'snapshot {snapshot.version} has {len(snapshot.tensors)} tensors, '
-                                f'expected {2 * len(weights) + 2}')
+                                f'expected {expected}')
         if not np.all(std > 0):
             raise SnapshotError(f'snapshot {snapshot.version}: state_std is not positive')
         return cls(snapshot.version, tuple(weights), tuple(biases), mean, std,
-                   snapshot.exploration_std, snapshot.exploration_correlation, publish_time_ns)
+                   snapshot.exploration_std, snapshot.exploration_correlation, publish_time_ns,
+                   log_std)
 
 
 def _tensor(snapshot: Snapshot, name: str, shape: tuple[int, ...] | None) -> np.ndarray:
@@ -75,11 +87,14 @@ class PolicyLayout:
 
     def __init__(self, task: Any, network: PolicyNetworkConfig) -> None:
         """Lay out the parameters of a network for a task."""
-        sizes = [task.feature_size, *network.hidden, task.action_size]
+        sizes = layer_sizes(network, task)
         self._shapes: list[tuple[int, ...]] = [
             shape for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)
             for shape in ((outputs, inputs), (outputs,))]
+        self._layer_tensors = len(self._shapes)
         self._shapes += [(task.state_size,), (task.state_size,)]
+        if network.distribution == 'state_independent':
+            self._shapes.append((task.action_size,))
         self.size = _HEADER.size + 4 * sum(int(np.prod(shape)) for shape in self._shapes)
         """Bytes of a block."""
 
@@ -92,6 +107,8 @@ class PolicyLayout:
         tensors = [tensor for pair in zip(parameters.weights, parameters.biases, strict=True)
                    for tensor in pair]
         tensors += [parameters.state_mean, parameters.state_std]
+        if parameters.log_std is not None:
+            tensors.append(parameters.log_std)
         shapes = [tensor.shape for tensor in tensors]
         if shapes != self._shapes:
             raise SnapshotError(f'policy {parameters.version} has tensors of shapes {shapes}, '
@@ -110,38 +127,62 @@ class PolicyLayout:
             end = begin + int(np.prod(shape))
             tensors.append(flat[begin:end].reshape(shape))
             begin = end
-        return PolicyParameters(Version(incarnation, counter), tuple(tensors[:-2:2]),
-                                tuple(tensors[1:-2:2]), tensors[-2], tensors[-1], std, correlation,
-                                publish_time_ns)
+        layers, (mean, scale, *log_std) = (tensors[:self._layer_tensors],
+                                           tensors[self._layer_tensors:])
+        return PolicyParameters(Version(incarnation, counter), tuple(layers[::2]),
+                                tuple(layers[1::2]), mean, scale, std, correlation,
+                                publish_time_ns, *log_std)
 
 
-def _silu(x: np.ndarray) -> np.ndarray:
+def _silu(x: np.ndarray) -> None:
     # x / (1 + exp(-x)), written so that it cannot overflow.
-    return 0.5 * x * (1.0 + np.tanh(0.5 * x))
+    np.multiply(x, 0.5, out=x)
+    half = np.tanh(x)
+    np.multiply(half, x, out=half)
+    np.add(x, half, out=x)
 
 
-def _relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0.0)
+def _tanh(x: np.ndarray) -> None:
+    np.tanh(x, out=x)
 
 
-_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    'tanh': np.tanh, 'silu': _silu, 'relu': _relu}
+def _clip(x: np.ndarray) -> None:
+    np.minimum(x, 1.0, out=x)
+    np.maximum(x, -1.0, out=x)
+
+
+def _relu(x: np.ndarray) -> None:
+    np.maximum(x, 0.0, out=x)
+
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], None]] = {
+    'tanh': _tanh, 'silu': _silu, 'relu': _relu}
+"""They work in place."""
+
+SQUASHES: dict[str, Callable[[np.ndarray], None]] = {'tanh': _tanh, 'clip': _clip}
+"""What brings an action into [-1, 1], in place."""
 
 
 class NumpyPolicy:
-    """The mean of the policy, from an observation."""
+    """The mean of the policy, and its distribution if it has one, from an observation."""
 
     def __init__(self, task: Any, network: PolicyNetworkConfig) -> None:
         """Prepare for a task (its features) and a network (its activation and squash)."""
         self._task = task
         self._activation = _ACTIVATIONS[network.activation]
-        self._squash = network.squash
+        self._squash = SQUASHES[network.squash]
+        self._units = [np.zeros(units, np.float32) for units in network.hidden]
+        self._mean = (slice(task.action_size) if network.distribution == 'state_dependent'
+                      else slice(None))
+        self._std = np.zeros(0, np.float32)
         self.parameters: PolicyParameters | None = None
         """Parameters in use; None until :meth:`use`."""
 
     def use(self, parameters: PolicyParameters) -> None:
         """Use these parameters from now on."""
         self.parameters = parameters
+        if parameters.log_std is not None:
+            self._std = np.exp(np.clip(parameters.log_std, *LOG_STD_RANGE))
 
     def mean(self, observation: np.ndarray) -> np.ndarray:
         """Give the mean action (n,), in [-1, 1], float32, of an observation, float32.
@@ -149,14 +190,36 @@ class NumpyPolicy:
         Raises:
             RuntimeError: no parameters are in use.
         """
+        mean = self._output(observation)[self._mean]
+        self._squash(mean)
+        return mean
+
+    def distribution(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give mean and standard deviation (n,), float32, of what is drawn for an observation.
+
+        Both are those before it is brought into [-1, 1]. Only for a policy that has a standard
+        deviation of its own.
+
+        Raises:
+            RuntimeError: no parameters are in use.
+        """
+        output = self._output(observation)
+        mean = output[self._mean]
+        if self._std.size:
+            return mean, self._std
+        return mean, np.exp(log_std_between(np, output[mean.size:]))
+
+    def _output(self, observation: np.ndarray) -> np.ndarray:
         parameters = self.parameters
         if parameters is None:
             raise RuntimeError('the policy has no parameters')
         x = self._task.features(np, observation, parameters.state_mean, parameters.state_std)
-        *hidden, (weight, bias) = zip(parameters.weights, parameters.biases, strict=True)
-        for inner_weight, inner_bias in hidden:
-            x = self._activation(inner_weight @ x + inner_bias)
-        x = weight @ x + bias
-        if self._squash == 'tanh':
-            return np.tanh(x)
-        return np.minimum(np.maximum(x, -1.0), 1.0)
+        weights, biases = parameters.weights, parameters.biases
+        for weight, bias, units in zip(weights, biases, self._units, strict=False):
+            weight.dot(x, units)
+            np.add(units, bias, out=units)
+            self._activation(units)
+            x = units
+        x = weights[-1].dot(x)
+        np.add(x, biases[-1], out=x)
+        return x

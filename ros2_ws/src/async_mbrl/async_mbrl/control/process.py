@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from async_mbrl.control.core import STATES, ticks_per_step
+from async_mbrl.control.core import STATES
+from async_mbrl.control.episode import ticks_per_step
 from async_mbrl.control.histogram import percentiles
 from async_mbrl.control.mailbox import (
     COUNTER,
@@ -24,6 +25,7 @@ from async_mbrl.control.mailbox import (
 from async_mbrl.control.motion import MOTIONS, Motion
 from async_mbrl.control.policy import PolicyLayout, PolicyParameters
 from async_mbrl.control.settings import LoopSettings
+from async_mbrl.core.plan import Plan
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import ControlStep, EpisodeCommand
 
@@ -74,8 +76,8 @@ class LoopProcess:
         self.wake = os.eventfd(0, os.EFD_NONBLOCK)
         """Readable when the loop has something to say."""
         self._block: SharedBlock = settings.make_block(memory, task)
-        self._joints = settings.robot.joints
-        self._state = np.zeros(1 + 2 * self._joints)
+        self._states = settings.robot.states
+        self._state = np.zeros(1 + 2 * self._states)
         # Requests come from several threads, and a ring has one writer.
         self._asking = threading.Lock()
         self._clearing = threading.Lock()
@@ -96,11 +98,11 @@ class LoopProcess:
     # ---- to the loop ----
 
     def put_state(self, time_s: float, position: np.ndarray, velocity: np.ndarray) -> None:
-        """Hand over measured joints (n,), rad and rad/s, received at a robot time, s."""
-        joints = self._joints
+        """Hand over measured joints (states,), rad and rad/s, received at a robot time, s."""
+        states = self._states
         self._state[0] = time_s
-        self._state[1:1 + joints] = position
-        self._state[1 + joints:] = velocity
+        self._state[1:1 + states] = position
+        self._state[1 + states:] = velocity
         self._block.states.write(self._state.tobytes())
 
     def put_order(self, command: EpisodeCommand) -> None:
@@ -119,6 +121,14 @@ class LoopProcess:
             SnapshotError: its tensors have other shapes than the network.
         """
         self._block.policies.write(self._layout.pack(parameters))
+
+    def put_plan(self, plan: Plan) -> None:
+        """Hand over a verified plan.
+
+        Raises:
+            ValueError: its actions are of another size, or too many.
+        """
+        self._block.put_plan(plan)
 
     # The loop begins not enabled. What ends a run ends orders made before it, too.
 
@@ -203,6 +213,11 @@ class LoopProcess:
         """Give the newest command not given yet, as (n,) doubles."""
         record = self._block.commands.latest()
         return None if record is None else record[8:]
+
+    def wanted_state(self) -> np.ndarray | None:
+        """Give the state that the simulator is to put a benchmark body into, once; None if none."""
+        record = self._block.resets.latest()
+        return None if record is None else np.frombuffer(record)
 
     def next_step(self) -> ControlStep | None:
         """Give the next event.

@@ -67,6 +67,7 @@ class LoopSettings:
     def make_block(self, descriptor: int, task: Any) -> SharedBlock:
         """Map the shared memory: both processes lay it out from these settings."""
         return SharedBlock(
-            descriptor, joints=self.robot.joints, observation_size=task.observation_size,
+            descriptor, joints=self.robot.joints, states=self.robot.states,
+            start_size=self.robot.start_size, observation_size=task.observation_size,
             goal_size=task.goal_size, policy_bytes=PolicyLayout(task, self.network).size,
             histogram_bins=BINS)

@@ -70,15 +70,46 @@ class Leaf:
     choices: tuple[str, ...] | None
 
 
-def leaves(cls: type, prefix: str = '') -> list[Leaf]:
-    """List every leaf of a configuration dataclass, nested ones with dotted names."""
+def variant(cls: type[T], mapping: Any) -> type[T]:
+    """Give the class that a mapping is loaded as: ``cls``, or one derived from it.
+
+    A class that stands for several has a class method ``variant``, which chooses by what the
+    mapping says.
+
+    Raises:
+        ConfigError: the mapping names none of them, or one that is not wanted here.
+    """
+    choose = getattr(cls, 'variant', None)
+    if choose is None or not isinstance(mapping, Mapping):
+        return cls
+    chosen: type = choose(mapping)
+    if not issubclass(chosen, cls):
+        raise ConfigError(f'this is a {chosen.__name__}, but a {cls.__name__} is wanted here')
+    return chosen
+
+
+def leaves(cls: type, prefix: str = '', given: Any = None) -> list[Leaf]:
+    """List every leaf of a configuration dataclass, nested ones with dotted names.
+
+    Args:
+        cls: the dataclass.
+        prefix: put in front of the names.
+        given: values by field name, by which classes that stand for several are chosen.
+
+    Raises:
+        ConfigError: as :func:`variant`.
+    """
+    try:
+        cls = variant(cls, given)
+    except ConfigError as error:
+        raise ConfigError(f'{prefix}{error}') from None
     hints = typing.get_type_hints(cls)
     found: list[Leaf] = []
     for field in dataclasses.fields(cls):
         name = f'{prefix}{field.name}'
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            found += leaves(typing.cast(type, hint), f'{name}.')
+            found += leaves(typing.cast(type, hint), f'{name}.', look_up(given, field.name))
             continue
         required = field.default is _MISSING and field.default_factory is _MISSING
         default = None if field.default is _MISSING else field.default
@@ -100,11 +131,16 @@ def load(cls: type[T], mapping: Mapping[str, Any], path: str = '') -> T:
         path: name of the mapping itself, put in front of the keys in error messages.
 
     Raises:
-        ConfigError: unknown key, missing key, wrong type, or value out of range.
+        ConfigError: unknown key, missing key, wrong type, or value out of range; or as
+            :func:`variant`.
     """
     if not isinstance(mapping, Mapping):
         raise ConfigError(
             f'{path or cls.__name__}: expected a mapping, got {_quoted(mapping)}')
+    try:
+        cls = variant(cls, mapping)
+    except ConfigError as error:
+        raise ConfigError(f'{path}.{error}' if path else str(error)) from None
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     where = f'{path}.' if path else ''
     for key in mapping:
@@ -146,14 +182,17 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted names into nested mappings."""
+    """Turn dotted names into nested mappings; where one has a value and parts, the parts count."""
     result: dict[str, Any] = {}
     for name, value in flat.items():
         *parents, last = name.split('.')
         node = result
         for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        if not isinstance(node.get(last), dict):
+            node[last] = value
     return result
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
+
+import numpy as np
 
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.kinematics import KinematicChain
@@ -104,34 +107,28 @@ class MoveGains:
                                         minimum=0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RobotConfig:
-    """A robot as the graph sees it."""
+    """A robot as the graph sees it: what arms and benchmark bodies have in common.
+
+    A mapping is loaded as :class:`ArmConfig` or :class:`BenchmarkConfig`, by its ``kind``.
+    """
 
     name: str = param('identifier, e.g. arm7')
+    kind: str = param('arm: an arm, real or simulated; benchmark: a body that exists only in '
+                      'simulation', 'arm', choices=('arm', 'benchmark'))
     joint_names: tuple[str, ...] = param('joints in the order of actions and commands')
     command_interface: str = param('what the driver takes', choices=('effort', 'velocity',
                                                                      'position'))
     action_scale: tuple[float, ...] = param(
         'command at normalised action 1: N m, rad/s, or rad of displacement from the measured '
         'position; above 0', minimum=0.0)
-    home: tuple[float, ...] = param('home pose, rad')
     control_rate_hz: float = param('rate of the control loop, Hz', minimum=10.0, maximum=1000.0)
-    gravity_compensated: bool = param('effort 0 keeps the arm where it is')
-    state_timeout_s: float = param('age of joint states at which the arm is stopped, s',
+    state_timeout_s: float = param('age of joint states at which the robot is stopped, s',
                                    minimum=0.005, maximum=0.1)
-    model: str = param('MJCF or URDF of the arm, for kinematics, collisions and simulation: a name '
-                       'in the sim/ folder of the package, or a path')
-    limits: JointLimits = param('limits that no command may pass')
-    workspace: WorkspaceLimits = param('where the tool may be')
-    move: MoveGains = param('how moves to a start pose are made')
-    kinematics: KinematicChain = param('table for forward kinematics')
-    tool_sites: tuple[str, ...] = param('sites of the model that are the tool points, MJCF only',
-                                        ())
-    tool_link: str = param('link that the tool points are fixed to, where there are no sites', '')
-    tool_points: tuple[float, ...] = param('(points, 3) tool points in the frame of tool_link, m',
-                                           ())
-    base_frame: str = param('tf frame of the base of the arm', 'base_link')
+    model: str = param('MJCF or URDF, for kinematics, collisions and simulation: a name in the '
+                       'sim/ folder of the package, a path, or gymnasium: and the name of one of '
+                       'its MuJoCo models')
     policy_blend_s: float = param('time over which a new policy takes over, s', 0.2, minimum=0.0,
                                   maximum=5.0)
     joint_states_topic: str = param('sensor_msgs/JointState from the driver', 'joint_states')
@@ -154,10 +151,18 @@ class RobotConfig:
         'ros2_control controllers that use the same joints otherwise: deactivated while ours are '
         'active, given back at the end', ())
 
-    ROWS: ClassVar[tuple[str, ...]] = ('action_scale', 'home')
-    ABOVE_ZERO: ClassVar[tuple[str, ...]] = (
-        'action_scale', 'limits.velocity', 'limits.acceleration', 'limits.jerk', 'limits.effort',
-        'limits.effort_rate', 'limits.braking_acceleration', 'move.velocity')
+    @classmethod
+    def variant(cls, mapping: Mapping[str, Any]) -> type[RobotConfig]:
+        """Choose the class by the kind of robot.
+
+        Raises:
+            ConfigError: there is no such kind.
+        """
+        kinds: dict[str, type[RobotConfig]] = {'arm': ArmConfig, 'benchmark': BenchmarkConfig}
+        kind = mapping.get('kind', 'arm')
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ConfigError(f'kind: {str(kind)[:40]!r} is not one of {", ".join(kinds)}')
+        return kinds[kind]
 
     def __post_init__(self) -> None:
         count = len(self.joint_names)
@@ -165,30 +170,8 @@ class RobotConfig:
             raise ConfigError('joint_names: at least one joint is needed')
         if len(set(self.joint_names)) != count:
             raise ConfigError(f'joint_names: {list(self.joint_names)} names a joint twice')
-        groups: tuple[tuple[str, object, Iterable[str]], ...] = (
-            ('', self, self.ROWS), ('limits.', self.limits, vars(self.limits)),
-            ('move.', self.move, vars(self.move)))
-        for prefix, part, names in groups:
-            for name in names:
-                length = len(getattr(part, name))
-                if length != count:
-                    raise ConfigError(
-                        f'{prefix}{name}: {length} numbers for {count} joints; give one a joint')
-        for key in self.ABOVE_ZERO:
-            for name, value in zip(self.joint_names, operator.attrgetter(key)(self), strict=True):
-                if not value > 0.0:
-                    raise ConfigError(f'{key}: {value} of {name} is not above 0')
-        if self.kinematics.joints != count:
-            raise ConfigError(f'kinematics: {self.kinematics.joints} joints, but joint_names has '
-                              f'{count}')
-        for name, low, high, home in zip(self.joint_names, self.limits.position_lower,
-                                         self.limits.position_upper, self.home, strict=True):
-            if low >= high:
-                raise ConfigError(f'limits.position_lower: {low} of {name} is not below '
-                                  f'position_upper {high}')
-            if not low <= home <= high:
-                raise ConfigError(f'home: {home} of {name} is outside [{low}, {high}]')
-
+        self._check_rows(('action_scale',))
+        self._check_above_zero(('action_scale',))
         if self.command_adapter == 'joint_trajectory' and self.command_interface != 'position':
             raise ConfigError(f'command_adapter: joint_trajectory takes positions, but '
                               f'command_interface is {self.command_interface}')
@@ -201,5 +184,182 @@ class RobotConfig:
 
     @property
     def joints(self) -> int:
-        """Number of joints."""
+        """Number of joints that are commanded."""
         return len(self.joint_names)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of all that the driver reports and the task observes, in its order."""
+        raise NotImplementedError
+
+    @property
+    def states(self) -> int:
+        """How many positions, and velocities, the driver reports."""
+        return len(self.state_names)
+
+    @property
+    def start_size(self) -> int:
+        """Numbers of what an episode starts from."""
+        raise NotImplementedError
+
+    def start_flaw(self, start: np.ndarray, duration_s: float) -> str:
+        """Say what is wrong with what an episode is to start from; empty if nothing is."""
+        raise NotImplementedError
+
+    @property
+    def command_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest commands (n,) that the driver may be sent, N m, rad/s or rad."""
+        raise NotImplementedError
+
+    @property
+    def most_speed(self) -> tuple[float, ...]:
+        """Speeds (states,) that measured joints do not exceed, rad/s; inf where any may be."""
+        raise NotImplementedError
+
+    def _check_rows(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            length = len(operator.attrgetter(key)(self))
+            if length != self.joints:
+                raise ConfigError(
+                    f'{key}: {length} numbers for {self.joints} joints; give one a joint')
+
+    def _check_above_zero(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            for name, value in zip(self.joint_names, operator.attrgetter(key)(self), strict=True):
+                if not value > 0.0:
+                    raise ConfigError(f'{key}: {value} of {name} is not above 0')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig(RobotConfig):
+    """An arm: a serial chain of joints that carries a tool."""
+
+    home: tuple[float, ...] = param('home pose, rad')
+    gravity_compensated: bool = param('effort 0 keeps the arm where it is')
+    limits: JointLimits = param('limits that no command may pass')
+    workspace: WorkspaceLimits = param('where the tool may be')
+    move: MoveGains = param('how moves to a start pose are made')
+    kinematics: KinematicChain = param('table for forward kinematics')
+    tool_sites: tuple[str, ...] = param('sites of the model that are the tool points, MJCF only',
+                                        ())
+    tool_link: str = param('link that the tool points are fixed to, where there are no sites', '')
+    tool_points: tuple[float, ...] = param('(points, 3) tool points in the frame of tool_link, m',
+                                           ())
+    base_frame: str = param('tf frame of the base of the arm', 'base_link')
+
+    ABOVE_ZERO: ClassVar[tuple[str, ...]] = (
+        'limits.velocity', 'limits.acceleration', 'limits.jerk', 'limits.effort',
+        'limits.effort_rate', 'limits.braking_acceleration', 'move.velocity')
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_rows(('home', *(f'limits.{name}' for name in vars(self.limits)),
+                          *(f'move.{name}' for name in vars(self.move))))
+        self._check_above_zero(self.ABOVE_ZERO)
+        if self.kinematics.joints != self.joints:
+            raise ConfigError(f'kinematics: {self.kinematics.joints} joints, but joint_names has '
+                              f'{self.joints}')
+        for name, low, high, home in zip(self.joint_names, self.limits.position_lower,
+                                         self.limits.position_upper, self.home, strict=True):
+            if low >= high:
+                raise ConfigError(f'limits.position_lower: {low} of {name} is not below '
+                                  f'position_upper {high}')
+            if not low <= home <= high:
+                raise ConfigError(f'home: {home} of {name} is outside [{low}, {high}]')
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the joints."""
+        return self.joint_names
+
+    @property
+    def start_size(self) -> int:
+        """Numbers of a start pose: one a joint."""
+        return self.joints
+
+    def start_flaw(self, start: np.ndarray, duration_s: float) -> str:
+        """Say what is wrong with a start pose (n,), rad, and a move there; empty if nothing is."""
+        if start.shape != (self.joints,) or not np.isfinite(start).all():
+            return f'start_pose is not {self.joints} finite numbers'
+        if ((start < self.limits.position_lower).any()
+                or (start > self.limits.position_upper).any()):
+            return 'start_pose is outside the position limits'
+        if not (math.isfinite(duration_s) and duration_s > 0):
+            return f'move_duration_s {duration_s} is not positive'
+        return ''
+
+    @property
+    def command_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The limits of the interface that is commanded."""
+        limits = self.limits
+        if self.command_interface == 'position':
+            return np.asarray(limits.position_lower), np.asarray(limits.position_upper)
+        most = np.asarray(limits.effort if self.command_interface == 'effort' else limits.velocity)
+        return -most, most
+
+    @property
+    def most_speed(self) -> tuple[float, ...]:
+        """The limits of speed."""
+        return self.limits.velocity
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(RobotConfig):
+    """A body of a benchmark, which exists only in simulation.
+
+    It takes efforts. Its greatest ones, ``action_scale``, are those that its motors give, and the
+    only limits that its commands have. An episode starts from a state of the whole body that the
+    simulator puts it into: positions, then velocities, each in the order of ``state_joint_names``.
+    """
+
+    task: str = param('identifier of the task that the body does')
+    state_joint_names: tuple[str, ...] = param(
+        'all that the driver reports, in the order of the state of the simulator; a joint of the '
+        'model by its name, a free joint as <name>_x, _y, _z, _qw, _qx, _qy, _qz, of which _qw has '
+        'velocity 0')
+    home: tuple[float, ...] = param('positions around which episodes start, one a state joint, '
+                                    'rad or m')
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.command_interface != 'effort':
+            raise ConfigError(f'command_interface: {self.command_interface}, but a benchmark body '
+                              'takes effort')
+        names = self.state_joint_names
+        if len(set(names)) != len(names):
+            raise ConfigError(f'state_joint_names: {list(names)} names a joint twice')
+        missing = [name for name in self.joint_names if name not in names]
+        if missing:
+            raise ConfigError(f'state_joint_names: {missing} of joint_names are missing')
+        if len(self.home) != len(names):
+            raise ConfigError(f'home: {len(self.home)} numbers for {len(names)} state joints; give '
+                              'one a joint')
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state joints."""
+        return self.state_joint_names
+
+    @property
+    def start_size(self) -> int:
+        """Numbers of a start state: a position and a velocity each state joint."""
+        return 2 * self.states
+
+    def start_flaw(self, start: np.ndarray, duration_s: float) -> str:
+        """Say what is wrong with a start state, and the time to get there; empty if nothing is."""
+        if start.shape != (self.start_size,) or not np.isfinite(start).all():
+            return f'start_pose is not {self.start_size} finite numbers'
+        if not (math.isfinite(duration_s) and duration_s > 0):
+            return f'move_duration_s {duration_s} is not positive'
+        return ''
+
+    @property
+    def command_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The greatest efforts that the motors give."""
+        most = np.asarray(self.action_scale)
+        return -most, most
+
+    @property
+    def most_speed(self) -> tuple[float, ...]:
+        """No limits: a simulator puts a body where it likes."""
+        return (math.inf,) * self.states

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from async_mbrl.core.config import ConfigError
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 from async_mbrl.simulation.model import find_model, load_model
 
 STEP_RAD = 0.05
@@ -33,7 +33,7 @@ class CollisionChecker:
     One pose takes some tens of microseconds for an arm of primitive shapes.
     """
 
-    def __init__(self, robot: RobotConfig, margin_m: float, floor_height_m: float = 0.0) -> None:
+    def __init__(self, robot: ArmConfig, margin_m: float, floor_height_m: float = 0.0) -> None:
         """Load the model and find the pairs to look at.
 
         Args:

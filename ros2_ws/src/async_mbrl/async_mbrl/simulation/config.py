@@ -11,7 +11,7 @@ from async_mbrl.core.config import ConfigError, param
 class PlantConfig:
     """What is simulated, and how far it is from ideal."""
 
-    physics_rate_hz: float = param('physics steps a second, Hz', 500.0, minimum=100.0,
+    physics_rate_hz: float = param('physics steps a second, Hz', 500.0, minimum=20.0,
                                    maximum=5000.0)
     state_rate_hz: float = param('joint states published a second, Hz; divides physics_rate_hz',
                                  500.0, minimum=1.0, maximum=5000.0)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from async_mbrl.control.histogram import Histogram
 from async_mbrl.core.clock import Clock
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.simulation.config import PlantConfig
@@ -14,53 +15,12 @@ from async_mbrl.simulation.config import PlantConfig
 _TOLERANCE = 1e-9
 
 
-class GapStatistics:
-    """Distribution of gaps between events in constant memory, exact to 2 %."""
-
-    _SHORTEST_S = 1e-6
-    _GROWTH = 1.02
-    _BINS = 1024    # up to 640 s
-
-    def __init__(self) -> None:
-        """Start without any gap."""
-        self._counts = np.zeros(self._BINS, np.int64)
-        self._log_growth = math.log(self._GROWTH)
-        self.count = 0
-        self.maximum_s = 0.0
-
-    def add(self, gap_s: float) -> None:
-        """Take in one gap, s."""
-        index = 0
-        if gap_s > self._SHORTEST_S:
-            index = min(int(math.log(gap_s / self._SHORTEST_S) / self._log_growth),
-                        self._BINS - 1)
-        self._counts[index] += 1
-        self.count += 1
-        self.maximum_s = max(self.maximum_s, gap_s)
-
-    def quantiles_s(self, shares: Sequence[float]) -> list[float]:
-        """Give quantiles, s; 0 while there is no gap."""
-        if self.count == 0:
-            return [0.0] * len(shares)
-        cumulated = np.cumsum(self._counts)
-        indices = np.searchsorted(cumulated, np.asarray(shares) * self.count)
-        # The upper edge of the bin, so that a quantile is never understated.
-        edges = self._SHORTEST_S * self._GROWTH ** (np.minimum(indices, self._BINS - 1) + 1.0)
-        return [min(float(edge), self.maximum_s) for edge in edges]
-
-
 class SimulatedDriver:
     """Receive commands as a driver does: check them, keep the newest, notice their silence."""
 
     def __init__(self, robot: RobotConfig, plant: PlantConfig) -> None:
         """Start without a command."""
-        limits = robot.limits
-        if robot.command_interface == 'position':
-            lower, upper = np.asarray(limits.position_lower), np.asarray(limits.position_upper)
-        else:
-            upper = np.asarray(limits.effort if robot.command_interface == 'effort'
-                               else limits.velocity)
-            lower = -upper
+        lower, upper = robot.command_bounds
         self._lower = (lower - _TOLERANCE * np.abs(lower)).tolist()
         self._upper = (upper + _TOLERANCE * np.abs(upper)).tolist()
         self._joints = robot.joints
@@ -79,7 +39,8 @@ class SimulatedDriver:
         self.received = 0
         self.refused = 0
         self.violations = 0
-        self.gaps = GapStatistics()
+        self.gaps = Histogram()
+        """Times between two commands."""
 
     def receive(self, values: Sequence[float], time_s: float, receipt_ns: int) -> str | None:
         """Take a command.
@@ -156,12 +117,12 @@ class SimulatedDriver:
         self._accepted_at_s = time_s
         return fault
 
-    def command(self, time_s: float, neutral: np.ndarray) -> np.ndarray | None:
+    def command(self, time_s: float, neutral: np.ndarray | None) -> np.ndarray | None:
         """Give the command in force at robot time ``time_s``; None when the driver holds.
 
         Args:
             time_s: robot time, s.
-            neutral: what is in force before the first command.
+            neutral: what is in force before the first command; None to hold until then.
         """
         if self._command is None:
             return neutral
@@ -174,11 +135,12 @@ class SimulatedDriver:
         return self._command
 
     def forget(self) -> None:
-        """Drop the command in force, as after a reset."""
+        """Drop the command in force, as after a reset; the gap to the next one is none."""
         self._command = self._start = None
+        self._last_receipt_ns = None
 
 
-class Pacer:
+class CatchUpPacer:
     """Pace steps of a fixed period by absolute deadlines.
 
     After a pause of the whole machine it asks for several steps at once, so that simulated time
@@ -186,18 +148,24 @@ class Pacer:
     limit is given up and counted, so a machine that is too slow runs behind and never spirals.
     """
 
-    def __init__(self, clock: Clock, period_s: float, limit: int) -> None:
+    def __init__(self, clock: Clock, period_s: float, limit: int, *,
+                 between: bool = False) -> None:
         """Start now.
 
         Args:
             clock: the clock to keep to.
             period_s: robot time of a step, s.
             limit: steps asked for at once at most.
+            between: keep deadlines half a period off the whole multiples of it, which are those
+                of a control loop: a command then takes effect in the step after the state that it
+                answers, whichever process is started first.
         """
         self._clock = clock
         self._period_s = period_s
         self._limit = limit
         self._start_s = clock.now()
+        if between:
+            self._start_s = (math.floor(self._start_s / period_s) + 0.5) * period_s
         self._steps = 0
         self.given_up = 0
 

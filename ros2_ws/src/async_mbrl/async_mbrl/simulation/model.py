@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,16 @@ import numpy as np
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.kinematics import KinematicChain
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig, BenchmarkConfig, RobotConfig
 from async_mbrl.simulation.urdf import load_urdf
 
 _PACKAGE = 'async_mbrl'
+
+_GYMNASIUM = 'gymnasium:'
+"""Begins the name of a model that lies in the package gymnasium."""
+
+_FREE = ('_x', '_y', '_z', '_qw', '_qx', '_qy', '_qz')
+"""What is put behind the name of a free joint to name each number of its position."""
 
 _AT_ORIGIN = 1e-6
 """Difference, in m and of rotation matrices, up to which a link stands at the origin."""
@@ -30,6 +38,8 @@ def find_model(name: str) -> Path:
     Raises:
         ConfigError: there is no such file; the message lists where it was looked for.
     """
+    if name.startswith(_GYMNASIUM):
+        return _find_in_gymnasium(name.removeprefix(_GYMNASIUM))
     if os.sep in name:
         places = [Path(name).expanduser()]
     else:
@@ -43,6 +53,20 @@ def find_model(name: str) -> Path:
     listed = ', '.join(str(place) for place in places)
     raise ConfigError(f'model: no file {name!r}; looked at {listed}; name a file in the sim/ '
                       'folder of the package, or give a path')
+
+
+def _find_in_gymnasium(name: str) -> Path:
+    # Importing it would cost every process more than finding it.
+    package = importlib.util.find_spec('gymnasium')
+    if package is None or package.origin is None:
+        raise ConfigError(f'model: {_GYMNASIUM}{name} lies in the Python package gymnasium, which '
+                          'is not installed; run: pip install gymnasium')
+    folder = Path(package.origin).parent / 'envs' / 'mujoco' / 'assets'
+    if os.sep in name or not (folder / name).is_file():
+        known = sorted(path.name for path in folder.glob('*.xml'))
+        raise ConfigError(f'model: {_GYMNASIUM}{name} is not one of the models of gymnasium: '
+                          f'{", ".join(known)}')
+    return folder / name
 
 
 def is_urdf(path: Path) -> bool:
@@ -70,7 +94,7 @@ def load_plant(robot: RobotConfig) -> mujoco.MjModel:
     """
     path = find_model(robot.model)
     spec = _load_spec(path)
-    if not spec.actuators:
+    if not spec.actuators and isinstance(robot, ArmConfig):
         known = [joint.name for joint in spec.joints]
         for name in robot.joint_names:
             if name not in known:
@@ -99,7 +123,10 @@ def _load_spec(path: Path) -> mujoco.MjSpec:
 
 def _compile(spec: mujoco.MjSpec, path: Path) -> mujoco.MjModel:
     try:
-        return spec.compile()
+        with warnings.catch_warnings():
+            # The half-cheetah of gymnasium is as it is.
+            warnings.filterwarnings('ignore', "compiler attribute 'settotalmass' is deprecated")
+            return spec.compile()
     except ValueError as error:
         raise ConfigError(f'model: {path} is not a valid model: {error}') from None
 
@@ -119,6 +146,28 @@ def actuated_joints(model: mujoco.MjModel) -> tuple[str, ...]:
     return tuple(names)
 
 
+def free_roots(model: mujoco.MjModel) -> list[int]:
+    """List the joints that leave a body free in space."""
+    return [index for index in range(model.njnt)
+            if model.jnt_type[index] == mujoco.mjtJoint.mjJNT_FREE]
+
+
+def state_names(model: mujoco.MjModel) -> tuple[str, ...]:
+    """Name the numbers of the position of a model, in their order.
+
+    Raises:
+        ConfigError: there is a ball joint, for which there are no names.
+    """
+    names: list[str] = []
+    for index in range(model.njnt):
+        name, kind = model.joint(index).name, model.jnt_type[index]
+        if kind == mujoco.mjtJoint.mjJNT_BALL:
+            raise ConfigError(f'model: joint {name} is a ball')
+        free = kind == mujoco.mjtJoint.mjJNT_FREE
+        names += [name + end for end in _FREE] if free else [name]
+    return tuple(names)
+
+
 def check_model(model: mujoco.MjModel, robot: RobotConfig) -> None:
     """Check that a robot's configuration describes this model.
 
@@ -130,6 +179,10 @@ def check_model(model: mujoco.MjModel, robot: RobotConfig) -> None:
         raise ConfigError(
             f'joint_names: {list(robot.joint_names)} of robot {robot.name} are not the actuated '
             f'joints of the model in their order, {list(actuated)}; use the names of the model')
+    if isinstance(robot, BenchmarkConfig):
+        _check_body(model, robot)
+        return
+    assert isinstance(robot, ArmConfig)
     limits = robot.limits
     for index, name in enumerate(actuated):
         joint, actuator = model.joint(name), model.actuator(index)
@@ -152,6 +205,23 @@ def check_model(model: mujoco.MjModel, robot: RobotConfig) -> None:
                               f'motor gives, {strongest}')
 
 
+def _check_body(model: mujoco.MjModel, robot: BenchmarkConfig) -> None:
+    if state_names(model) != robot.state_joint_names:
+        raise ConfigError(f'state_joint_names: {list(robot.state_joint_names)} are not those of '
+                          f'the model in their order, {list(state_names(model))}')
+    for index, name in enumerate(robot.joint_names):
+        actuator = model.actuator(index)
+        if (actuator.gaintype[0] != mujoco.mjtGain.mjGAIN_FIXED or actuator.gainprm[0] != 1.0
+                or actuator.biastype[0] != mujoco.mjtBias.mjBIAS_NONE
+                or actuator.ctrlrange[0] != -actuator.ctrlrange[1]):
+            raise ConfigError(f'model: actuator of {name} is not a motor that gives as much to '
+                              'either side')
+        most = actuator.gear[0] * actuator.ctrlrange[1]
+        if not np.isclose(robot.action_scale[index], most):
+            raise ConfigError(f'action_scale: {robot.action_scale[index]} of {name}, but its motor '
+                              f'gives {most} (gear times range of the control); give that')
+
+
 def robot_kinematics(robot: Mapping[str, Any]) -> KinematicChain:
     """Take the table for forward kinematics out of the model that a robot names.
 
@@ -164,7 +234,7 @@ def robot_kinematics(robot: Mapping[str, Any]) -> KinematicChain:
             stand at the origin of the model.
     """
     model = load_model(find_model(robot['model']))
-    _check_base(model, robot.get('base_frame') or RobotConfig.base_frame)
+    _check_base(model, robot.get('base_frame') or ArmConfig.base_frame)
     return kinematics_from_model(
         model, robot['joint_names'], robot.get('tool_sites') or (), robot.get('tool_link') or '',
         robot.get('tool_points') or ())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +17,26 @@ from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.snapshot import Snapshot
 from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode, StepKind
+from async_mbrl.simulation.body import make_physics
 from async_mbrl.simulation.config import PlantConfig
-from async_mbrl.simulation.physics import ArmPhysics
+from async_mbrl.simulation.physics import Physics
 from async_mbrl.tasks import TaskConfig, make_task
 
 SETTLE_S = 0.1
-"""Duration of the move that begins an episode after the arm was put at its start pose, s."""
+"""Duration of the start of an episode after the robot was put where that is, s."""
 
 _GOALS, _NOISE = 11, 12
 """Numbers that keep the random streams of an evaluation apart from each other and the run's."""
 
 
 class OfflineArm:
-    """A simulated arm and the control loop in lockstep: one tick, then the physics of a period."""
+    """A simulated robot and the control loop in lockstep: one tick, then the physics of a period.
 
-    def __init__(self, physics: ArmPhysics, core: ControlCore, clock: FakeClock) -> None:
+    The robot may be an arm or a benchmark body, which starts each episode in a state that it is
+    put into.
+    """
+
+    def __init__(self, physics: Physics, core: ControlCore, clock: FakeClock) -> None:
         """Couple the two.
 
         Args:
@@ -52,40 +58,64 @@ class OfflineArm:
         self._start_s = clock.now()
         self._ticks = 0
 
+    @property
+    def time_s(self) -> float:
+        """Robot time of the next tick, s."""
+        return self._start_s + self._ticks / self.physics.robot.control_rate_hz
+
     def run(self, command: EpisodeCommand, *, teleport: bool = False,
             observe: Callable[[float], None] | None = None) -> list[ControlStep]:
-        """Run an episode to its end or abort.
-
-        Args:
-            command: the order, of kind RUN_EPISODE.
-            teleport: put the arm at the start pose, at rest, instead of leaving the whole way to
-                the move.
-            observe: called with the robot time after every control period.
+        """Run an episode to its end or abort; see :meth:`events`.
 
         Returns:
             The events of the control loop. The plant stays as it was when the last one happened.
         """
-        if teleport:
+        return list(self.events(command, teleport=teleport, observe=observe))
+
+    def events(self, command: EpisodeCommand, *, teleport: bool = False,
+               observe: Callable[[float], None] | None = None) -> Iterator[ControlStep]:
+        """Run an episode to its end or abort, event by event of the control loop.
+
+        Time stands still while the caller looks at an event; a policy that the control loop is
+        handed meanwhile acts from the next tick on.
+
+        Args:
+            command: the order, of kind RUN_EPISODE.
+            teleport: put an arm at the start pose, at rest, instead of leaving the whole way to
+                the move.
+            observe: called with the robot time after every control period.
+        """
+        if teleport and self.physics.robot.kind == 'arm':
             self.physics.reset(command.start_pose)
+            # What is sent must not go on from where the arm was before.
+            self._core.enable(False)
+            self._core.release()
+            self._core.enable(True)
         self._core.command(command)
-        neutral = self.physics.neutral_command()
-        rate_hz = self.physics.robot.control_rate_hz
-        events: list[ControlStep] = []
+        neutral = self._neutral()
         while True:
-            time_s = self._start_s + self._ticks / rate_hz
+            time_s = self.time_s
             self._clock.sleep_until(time_s)
             sent = self._core.tick(time_s, *self.physics.measured(), time_s)
-            if happened := self._core.drain():
-                events += happened
-                if events[-1].kind in (StepKind.END, StepKind.ABORTED):
-                    # The next episode begins with a tick of its own.
-                    self._ticks += 1
-                    return events
+            if (wanted := self._core.wanted_state()) is not None:
+                self.physics.reset(wanted)
+            happened = self._core.drain()
+            ended = bool(happened) and happened[-1].kind in (StepKind.END, StepKind.ABORTED)
+            if ended:
+                # The next episode begins with a tick of its own.
+                self._ticks += 1
+            yield from happened
+            if ended:
+                return
             for _ in range(self._steps_per_tick):
                 self.physics.step(neutral if sent is None else sent)
             self._ticks += 1
             if observe is not None:
                 observe(time_s)
+
+    def _neutral(self) -> np.ndarray | None:
+        """Give what is in force before the first command; a body has to stay where it was put."""
+        return self.physics.neutral_command() if self.physics.robot.kind == 'arm' else None
 
 
 @dataclass(frozen=True)
@@ -93,26 +123,28 @@ class EvaluationResult:
     """How a policy did on fresh goals.
 
     Attributes:
-        distances: (episodes,) mean distance of the true tool points to the goal at the end, m.
         returns: (episodes,) sums of the rewards.
-        successes: (episodes,) whether the episode came to its end within the success distance.
+        distances: (episodes,) mean distance of the true tool points to the goal at the end, m;
+            None for a task without goals.
+        successes: (episodes,) whether the episode came to its end and succeeded; None for a task
+            that does not say what success is.
         aborts: reasons of the episodes that were aborted.
     """
 
-    distances: np.ndarray
     returns: np.ndarray
-    successes: np.ndarray
+    distances: np.ndarray | None
+    successes: np.ndarray | None
     aborts: tuple[str, ...]
 
     @property
     def episodes(self) -> int:
         """Number of episodes."""
-        return len(self.distances)
+        return len(self.returns)
 
     @property
-    def success_rate(self) -> float:
-        """Share of the episodes that succeeded."""
-        return float(self.successes.mean())
+    def success_rate(self) -> float | None:
+        """Share of the episodes that succeeded; None where success is not defined."""
+        return None if self.successes is None else float(self.successes.mean())
 
 
 def make_offline_arm(snapshot: Snapshot, robot: RobotConfig, plant: PlantConfig, task: Any,
@@ -125,7 +157,7 @@ def make_offline_arm(snapshot: Snapshot, robot: RobotConfig, plant: PlantConfig,
     """
     core = ControlCore(robot, task, network)
     core.set_policy(PolicyParameters.from_snapshot(snapshot))
-    return OfflineArm(ArmPhysics(plant, robot, rng), core, FakeClock())
+    return OfflineArm(make_physics(plant, robot, rng), core, FakeClock())
 
 
 def evaluation_commands(task: Any, snapshot: Snapshot, episodes: int,
@@ -142,7 +174,7 @@ def evaluation_commands(task: Any, snapshot: Snapshot, episodes: int,
 
 def evaluate(snapshot: Snapshot, robot: RobotConfig, plant: PlantConfig, task: TaskConfig,
              network: PolicyNetworkConfig, episodes: int, seed: int) -> EvaluationResult:
-    """Judge the mean of a policy by true tool positions on goals drawn afresh.
+    """Judge the mean of a policy on goals and starts drawn afresh; arms by true tool positions.
 
     Args:
         snapshot: the policy.
@@ -160,18 +192,24 @@ def evaluate(snapshot: Snapshot, robot: RobotConfig, plant: PlantConfig, task: T
     built = make_task(task, robot)
     arm = make_offline_arm(snapshot, robot, plant, built, network,
                            np.random.default_rng([seed, _NOISE]))
-    distances, returns, successes, aborts = [], [], [], []
+    returns, verdicts, aborts = [], [], []
     for command in evaluation_commands(built, snapshot, episodes, seed):
         events = arm.run(command, teleport=True)
-        distance = built.distance(arm.physics.tool_points(), command.goal)
         ended = events[-1].kind == StepKind.END
         if not ended:
             aborts.append(events[-1].reason)
-        distances.append(distance)
         returns.append(_return_of(built, events))
-        successes.append(ended and distance < task.success_distance_m)
-    return EvaluationResult(np.array(distances), np.array(returns), np.array(successes),
-                            tuple(aborts))
+        verdict = built.judge(events[-1].observation, command.goal, returns[-1],
+                              arm.physics.tool_points())
+        verdicts.append(verdict if ended or verdict.success is None
+                        else dataclasses.replace(verdict, success=False))
+    return EvaluationResult(
+        np.array(returns), _column([verdict.distance_m for verdict in verdicts]),
+        _column([verdict.success for verdict in verdicts]), tuple(aborts))
+
+
+def _column(values: list[Any]) -> np.ndarray | None:
+    return None if any(value is None for value in values) else np.array(values)
 
 
 def _return_of(task: Any, events: list[ControlStep]) -> float:

@@ -21,7 +21,9 @@ from async_mbrl.tasks import TaskConfig, make_task
 BACKENDS = ('egl', 'osmesa')
 """Off-screen OpenGL that needs no display, in the order tried."""
 
-_CAMERA = 'overview'
+_CAMERAS = ('overview', 'track')
+"""Cameras used if the model has them, the first one first; otherwise all of it is looked at."""
+
 _GOAL_RGBA = np.array([0.05, 0.66, 0.33, 0.75], np.float32)
 _GOAL_RADIUS_M = 0.007
 _MOST_GEOMS = 1000
@@ -51,22 +53,17 @@ class Renderer:
         """Create an off-screen context.
 
         Raises:
-            RenderError: there is no usable OpenGL, the picture is larger than the model's
-                off-screen buffer, or the model has no camera of the name used.
+            RenderError: there is no usable OpenGL, or the picture is larger than the model's
+                off-screen buffer.
         """
         buffer = model.vis.global_
         if view.width > buffer.offwidth or view.height > buffer.offheight:
             raise RenderError(
                 f'{view.width} x {view.height} is larger than the off-screen buffer of the model, '
                 f'{buffer.offwidth} x {buffer.offheight}')
-        camera = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, _CAMERA)
-        if camera < 0:
-            raise RenderError(f'the model has no camera {_CAMERA!r}')
         self._model = model
         self._context, self._drawing = _create(model, view)
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = camera
+        self._camera = _camera(model)
         self._options = mujoco.MjvOption()
         self._scene = mujoco.MjvScene(model, maxgeom=_MOST_GEOMS)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_FOG] = 1
@@ -165,6 +162,18 @@ class _Film:
         if time_s >= self._next_s - 1e-9:
             self._next_s += self._period_s
             self.frames.append(self._renderer.draw(self._arm.physics.data, self._goal))
+
+
+def _camera(model: mujoco.MjModel) -> mujoco.MjvCamera:
+    camera = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, camera)
+    for name in _CAMERAS:
+        index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name)
+        if index >= 0:
+            camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+            camera.fixedcamid = index
+            break
+    return camera
 
 
 def _create(model: mujoco.MjModel, view: View) -> tuple[Any, mujoco.MjrContext]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.kinematics import ToolKinematics
-from async_mbrl.core.robot import RobotConfig
-from async_mbrl.tasks.config import TaskConfig
+from async_mbrl.core.robot import ArmConfig, RobotConfig
+from async_mbrl.tasks.config import ReachConfig
+from async_mbrl.tasks.task import Plan, Verdict
 
 
 class ReachTask:
@@ -21,18 +22,23 @@ class ReachTask:
     *state*; the goal does not change within an episode.
     """
 
-    def __init__(self, config: TaskConfig, robot: RobotConfig) -> None:
+    def __init__(self, config: ReachConfig, robot: RobotConfig) -> None:
         """Build the task.
 
         Raises:
-            ConfigError: the ranges of the task do not fit the joints of the robot.
+            ConfigError: the robot is no arm, or the ranges of the task do not fit its joints.
         """
+        if not isinstance(robot, ArmConfig):
+            raise ConfigError(f'task.name: {config.name} is for arms, not for robot {robot.name}; '
+                              'task and robot do not fit')
         joints, coordinates = robot.joints, 3 * robot.kinematics.points
         for name in ('start_half_range', 'goal_half_range'):
             half_range = getattr(config, name)
             if len(half_range) != joints:
                 raise ConfigError(f'task.{name}: {len(half_range)} numbers, but robot {robot.name} '
-                                  f'has {joints} joints; task and robot do not fit')
+                                  f'has {joints} joints; task and robot do not fit: put ranges '
+                                  f'of its own into {config.name}.{robot.name}.yaml beside its '
+                                  'file')
             for joint, home, half, low, high in zip(
                     robot.joint_names, robot.home, half_range, robot.limits.position_lower,
                     robot.limits.position_upper, strict=True):
@@ -46,6 +52,7 @@ class ReachTask:
         self.joints = joints
         self.action_size = joints
         self.goal_size = coordinates
+        self.start_size = joints
         self.state_size = 3 * joints + coordinates
         self.observation_size = self.state_size + coordinates
         self.feature_size = self.state_size + 2 * coordinates
@@ -97,6 +104,26 @@ class ReachTask:
         """Whether the task ends by itself here: reach never does."""
         del observation
         return False
+
+    def judge(self, observation: np.ndarray, goal: np.ndarray, ret: float,
+              tool: np.ndarray | None) -> Verdict:
+        """Judge an episode by where the tool is at its end.
+
+        Args:
+            observation: the last one.
+            goal: (3p,), m.
+            ret: the return; not looked at.
+            tool: true tool points (3p,), m, where they are known; None to take those observed.
+        """
+        del ret
+        distance = self.distance(observation[self.tool] if tool is None else tool, goal)
+        return Verdict(distance < self.config.success_distance_m, distance)
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Draw an episode."""
+        start = self.sample_start(rng)
+        reached = self.sample_goal_poses(rng, 1)[0]
+        return Plan(start, self.tool_points(reached).astype(np.float32), reached)
 
     def sample_goals(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draw goals (count, 3p), m: the tool points of poses drawn around home."""
