@@ -8,7 +8,7 @@ run is resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from async_mbrl.core.transition import (
     StepKind,
     Transition,
 )
+from async_mbrl.tasks.task import Plan
 
 RECENT = 5
 """Episodes that the learning curve averages over."""
@@ -38,6 +39,9 @@ class CollectionConfig:
 
     motion_time_s: float = param('motion time (learning steps x policy period) at which learning '
                                  'ends, s', 60.0, minimum=0.1)
+    wall_time_s: float = param(
+        'run time, waiting for learners included, at which learning ends with the episode that is '
+        'going on, even if motion time is left, s of robot time; 0: no limit', 0.0, minimum=0.0)
     live_evaluation_episodes: int = param(
         'episodes of the last policy through the live graph, after learning', 10, minimum=0)
     learners: tuple[str, ...] = param('names of the learners that take part',
@@ -80,14 +84,14 @@ class Clearance(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How an episode ended that ran to its end."""
+    """How an episode ended that ran to its end; None for what its task does not define."""
 
     episode: int
     mode: Mode
     steps: int
     ret: float
-    distance_m: float
-    success: bool
+    distance_m: float | None
+    success: bool | None
     policy_version: Version
 
 
@@ -121,11 +125,14 @@ class Collector:
     Attributes:
         transitions: transitions so far, which is the number of the next one.
         episodes: learning episodes that ran to their end.
+        rollouts: learning episodes whose last transition ended them, also those cut short by an
+            abort; what learners, who only see transitions, count.
         attempts: learning episodes commanded, which is the number of the next one.
         evaluation_attempts: the same of evaluation episodes.
         resets: completed moves to a start pose between the first and the last transition.
         learning_curve: [robot_time_s, return_mean, success_rate] after each whole learning
-            episode, over the last ``RECENT`` of them.
+            episode, over the last ``RECENT`` of them; the last is None where success is not
+            defined.
         collection_time_s: robot time from the first learning step to the last transition, s; time
             in which nobody collected is left out.
     """
@@ -153,11 +160,12 @@ class Collector:
         self._limit = max(1, round(config.motion_time_s / self._period_s))
         self.transitions = 0
         self.episodes = 0
+        self.rollouts = 0
         self.attempts = 0
         self.evaluation_attempts = 0
         self.resets = 0
         self.results: list[EpisodeResult] = []
-        self.learning_curve: list[list[float]] = []
+        self.learning_curve: list[list[float | None]] = []
         self.collection_time_s = 0.0
         self._unconfirmed_resets = 0
         self._open: _Open | None = None
@@ -291,6 +299,7 @@ class Collector:
             episode.ret += transition.reward
             if learning:
                 transitions = (transition,)
+                self.rollouts += transition.terminated or transition.truncated
                 self._count(now_s)
         if step.kind == StepKind.STEP:
             if learning and self._since is None:
@@ -332,24 +341,23 @@ class Collector:
 
     def _judge(self, ended: _Open, step: ControlStep, tool: np.ndarray | None) -> EpisodeResult:
         command = ended.command
-        measured = step.observation[self._task.tool]
-        distance = self._task.distance(measured if tool is None else tool, command.goal)
+        verdict = self._task.judge(step.observation, command.goal, ended.ret, tool)
         version = ended.pending.policy_version if ended.pending else NO_VERSION
         result = EpisodeResult(
             episode=command.episode, mode=command.mode, steps=ended.steps, ret=ended.ret,
-            distance_m=distance, success=distance < self._task.config.success_distance_m,
-            policy_version=version)
+            distance_m=verdict.distance_m, success=verdict.success, policy_version=version)
         if command.mode == Mode.EVALUATION:
             self.results.append(result)
             return result
         self.episodes += 1
         # A shortened episode has a return of its own kind.
-        if ended.steps == self._task.config.episode_steps:
+        if (ended.steps == self._task.config.episode_steps
+                or self._task.terminated(step.observation)):
             self.results.append(result)
             recent = self.recent()
             self.learning_curve.append([
-                self.robot_time_s, _mean(item.ret for item in recent),
-                _mean(item.success for item in recent)])
+                self.robot_time_s, float(np.mean([item.ret for item in recent])),
+                success_rate(recent)])
         return result
 
     def _plan(self, number: int, episode: int, mode: Mode, steps: int,
@@ -358,24 +366,25 @@ class Collector:
         rng = np.random.default_rng([self._seed, episode, int(mode) + 1])
         flaw = ''
         for _ in range(PLANS):
-            start = self._task.sample_start(rng)
-            reached = self._task.sample_goal_poses(rng, 1)[0]
-            flaw = self._flaw(start, reached)
+            plan = self._task.plan(rng)
+            flaw = self._flaw(plan)
             if not flaw:
                 return EpisodeCommand(
                     kind=CommandKind.RUN_EPISODE, number=number, episode=episode, mode=mode,
-                    start_pose=start, move_duration_s=self._task.config.reset_s,
-                    goal=self._task.tool_points(reached).astype(np.float32), steps=steps,
-                    policy_version=version, seed=int(rng.integers(2**63)))
+                    start_pose=plan.start, move_duration_s=self._task.config.reset_s,
+                    goal=plan.goal, steps=steps, policy_version=version,
+                    seed=int(rng.integers(2**63)))
             self.refused_plans += 1
         raise NoPlanError(f'no start pose and goal of {PLANS} is free of collisions: {flaw}')
 
-    def _flaw(self, start: np.ndarray, reached: np.ndarray) -> str:
+    def _flaw(self, plan: Plan) -> str:
         """Say what a move to a start pose, or a pose at the goal, would hit; empty if nothing."""
         if self._clearance is None:
             return ''
-        way = '' if self.position is None else self._clearance.path_flaw(self.position, start)
-        return way or self._clearance.flaw(start) or self._clearance.flaw(reached)
+        way = ('' if self.position is None
+               else self._clearance.path_flaw(self.position, plan.start))
+        return (way or self._clearance.flaw(plan.start)
+                or (self._clearance.flaw(plan.reached) if plan.reached.size else ''))
 
     def _elapsed(self, now_s: float) -> float:
         return self._wall_s + (0.0 if self._since is None else now_s - self._since)
@@ -386,5 +395,8 @@ def hold(number: int, kind: CommandKind = CommandKind.HOLD) -> EpisodeCommand:
     return EpisodeCommand(kind, number=number)
 
 
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+def success_rate(results: Sequence[EpisodeResult]) -> float | None:
+    """Give the share of episodes that succeeded; None of none, or where that is not defined."""
+    if not results or any(result.success is None for result in results):
+        return None
+    return float(np.mean([bool(result.success) for result in results]))

@@ -52,11 +52,12 @@ class ControllerView:
 
 @dataclass(frozen=True)
 class LearnerView:
-    """What was last heard of a learner."""
+    """What was last heard of a learner; ``turns`` are those behind its newest snapshot, if any."""
 
     finished: bool
     version: Version
     heard_s: float = 0.0
+    turns: int = 0
 
 
 @dataclass(frozen=True)

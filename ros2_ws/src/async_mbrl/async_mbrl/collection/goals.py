@@ -12,7 +12,7 @@ from async_mbrl.collection.collector import Clearance, CollectionConfig, Collect
 from async_mbrl.collection.course import Course, Phase, Surroundings
 from async_mbrl.collection.phases import POLICY_LEARNER
 from async_mbrl.core.kinematics import ToolKinematics
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 from async_mbrl.core.transition import EpisodeCommand
 
 REACHED_M = 0.002
@@ -30,7 +30,7 @@ class GoalError(ValueError):
 class ToolFrame:
     """Pose of the tool: of the link that carries its points if one is named, or the last joint."""
 
-    def __init__(self, robot: RobotConfig) -> None:
+    def __init__(self, robot: ArmConfig) -> None:
         """Take the kinematics of a robot."""
         chain = robot.kinematics
         frame = chain.tool_frame or _FRAME
@@ -57,7 +57,7 @@ class ToolFrame:
 class GoalCheck:
     """Decide whether a goal may be given to the arm."""
 
-    def __init__(self, robot: RobotConfig, task: Any, clearance: Clearance, seed: int) -> None:
+    def __init__(self, robot: ArmConfig, task: Any, clearance: Clearance, seed: int) -> None:
         """Take the limits of a robot.
 
         Args:
@@ -205,6 +205,7 @@ class GoalSequence(Course):
 
     def _judged(self, result: EpisodeResult) -> None:
         self.episodes += 1
+        assert result.success is not None and result.distance_m is not None    # of an arm
         self.reached += result.success and not self._hit
         self._hit |= result.success
         if self._ended:

@@ -100,7 +100,10 @@ def _write(folder: RunFolder, path: Path, meta: dict[str, Any], stop: Callable[[
     header_type = store.types['std_msgs/msg/Header']
     step_type = f'{INTERFACES}/msg/ControlStep'
     names, layout = meta['joint_names'], meta['observation']
-    position, velocity = (slice(*layout[name]) for name in ('position', 'velocity'))
+    # Only of an arm, all joint positions and velocities are observed as they are.
+    jointed = 'position' in layout
+    position, velocity = (slice(*layout[name]) if jointed else slice(0)
+                          for name in ('position', 'velocity'))
     effort = np.zeros(0)
     count = 0
     with Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -108,7 +111,8 @@ def _write(folder: RunFolder, path: Path, meta: dict[str, Any], stop: Callable[[
         connections = {
             kind: writer.add_connection(topic, f'{INTERFACES}/msg/{name}', typestore=store)
             for kind, (topic, name) in TOPICS.items()}
-        joints = writer.add_connection(JOINT_STATES, 'sensor_msgs/msg/JointState', typestore=store)
+        joints = (writer.add_connection(JOINT_STATES, 'sensor_msgs/msg/JointState',
+                                        typestore=store) if jointed else None)
         for record in read_records(folder.journal):
             if stop():
                 raise RecordingStopped
@@ -116,7 +120,7 @@ def _write(folder: RunFolder, path: Path, meta: dict[str, Any], stop: Callable[[
                 continue
             writer.write(connections[record.kind], record.stamp_ns, record.payload)
             count += 1
-            if record.kind != RecordKind.CONTROL_STEP:
+            if joints is None or record.kind != RecordKind.CONTROL_STEP:
                 continue
             step: Any = store.deserialize_cdr(record.payload, step_type)
             if len(step.observation) != layout['size']:

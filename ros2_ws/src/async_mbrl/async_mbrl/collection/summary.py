@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from async_mbrl.collection.collector import Collector, EpisodeResult
 from async_mbrl.collection.metrics import finite, share
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.run import RunFolder
+from async_mbrl.core.schedule import ScheduleConfig
 
 MODEL_LEARNER = 'model_learner'
 
@@ -31,6 +32,7 @@ class RunFacts:
         checks: evaluations that were asked for in between.
         plans_refused: start poses and goals drawn anew because of a collision.
         collision_holds: times that the arm was held because it was about to collide.
+        schedule: how collecting and learning took turns.
     """
 
     task: str
@@ -51,6 +53,7 @@ class RunFacts:
     checks: tuple[dict[str, Any], ...] = ()
     plans_refused: int = 0
     collision_holds: int = 0
+    schedule: ScheduleConfig = ScheduleConfig()
 
 
 def build_summary(facts: RunFacts, collector: Collector, account: Account,
@@ -78,6 +81,12 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
     learners = {MODEL_LEARNER: model, POLICY_LEARNER: policy}
     received = [item.next_transition for item in learners.values() if item is not None]
     missing = max(0, collector.transitions - min(received)) if received else None
+    if model is None and facts.schedule.sequential:     # one learner is both
+        learned = {name: _metric(policy, f'model.{name}')
+                   for name in ('updates', 'epochs', 'validation_loss')}
+    else:
+        learned = {**_fields(model, updates='updates', epochs='epochs'),
+                   'validation_loss': _metric(model, 'validation_loss')}
     # What a learner has not confirmed while a run still goes on is not lost: the journal has it.
     over = facts.phase in ('done', 'failed')
     lost: int | None = facts.numbers_missing
@@ -87,7 +96,8 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
         'task': facts.task,
         'robot': facts.robot,
         'algorithm': facts.algorithm,
-        'schedule': 'async',
+        'schedule': facts.schedule.name,
+        'schedule_settings': asdict(facts.schedule),
         'seed': facts.seed,
         'ros_distro': facts.ros_distro,
         'rmw': facts.rmw,
@@ -125,10 +135,11 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
                              'p99': account.lag.percentile(0.99)},
             'updates': None if policy is None else policy.updates,
         },
-        'model': {
-            **_fields(model, updates='updates', epochs='epochs'),
-            'validation_loss': _metric(model, 'validation_loss'),
-        },
+        'model': learned,
+        'updates_per_transition': {
+            name: share(updates, collector.transitions) for name, updates in (
+                ('model', learned['updates']),
+                ('policy', None if policy is None else policy.updates))},
         'control': {
             'rate_hz': getattr(controller, 'rate_hz', None),
             **{name: None if loaded is None else total.value
@@ -180,15 +191,16 @@ def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
 
 def _evaluation(results: Sequence[EpisodeResult], facts: RunFacts) -> dict[str, Any]:
     """Give the figures of the live evaluation; an aborted episode is no success."""
-    distances = [result.distance_m for result in results]
+    distances = [result.distance_m for result in results if result.distance_m is not None]
     returns = [result.ret for result in results]
-    successes = sum(result.success for result in results)
+    verdicts = [result.success for result in results]
     return {
         'episodes': len(results),
         'aborted': facts.evaluation_aborted,
-        'success_rate': share(successes, len(results) + facts.evaluation_aborted),
-        'final_distance_m': {'median': float(np.median(distances)) if results else None,
-                             'p95': float(np.percentile(distances, 95)) if results else None},
+        'success_rate': None if None in verdicts else share(
+            sum(map(bool, verdicts)), len(results) + facts.evaluation_aborted),
+        'final_distance_m': {'median': float(np.median(distances)) if distances else None,
+                             'p95': float(np.percentile(distances, 95)) if distances else None},
         'return': {'mean': float(np.mean(returns)) if results else None,
                    'std': float(np.std(returns)) if results else None},
         'policy_version': str(results[-1].policy_version) if results else None,

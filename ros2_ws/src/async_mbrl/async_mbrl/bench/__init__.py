@@ -1,0 +1,1 @@
+"""Comparisons that take hours: queues of runs that can be interrupted and gone on with."""

@@ -1,0 +1,303 @@
+"""``async-mbrl bench paper``: asynchronous against synchronous, as a queue of runs."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from async_mbrl.bench.rows import REAL_OVERHEAD_S, SECONDS_PER_SAMPLE, Row
+from async_mbrl.bringup.folder import require_idle
+from async_mbrl.bringup.resources import share_folder
+from async_mbrl.core.config import ConfigError, look_up, read_yaml
+from async_mbrl.core.files import write_atomically
+from async_mbrl.core.run import RunFolder
+
+COMPLETE = (0, 3)
+"""Exit statuses of a run that went to its end; 3: short of the success rate of its task."""
+
+Say = Callable[[str], None]
+
+
+class RowFailed(RuntimeError):
+    """A row did not come to its end; the message says why."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where results go, and where the runs lie meanwhile."""
+
+    results: Path
+    runs: Path
+
+
+class Queue:
+    """Rows to be run; one that is in the results is not run again."""
+
+    def __init__(self, rows: Sequence[Row], places: Places, command: str, say: Say = print) -> None:
+        """Read what results there are.
+
+        Args:
+            rows: in the order in which they are run.
+            places: of the files.
+            command: that made the results, kept with them.
+            say: tells a line.
+
+        Raises:
+            ConfigError: the file of the results is not one of this benchmark.
+        """
+        self._rows = rows
+        self._places = places
+        self._command = command
+        self._say = say
+        self.results = read_results(places.results)
+
+    def select(self, patterns: Sequence[str]) -> list[Row]:
+        """Give the rows whose names contain, or match, one of some patterns; all without one."""
+        return [row for row in self._rows if not patterns or any(
+            pattern in row.name or fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]
+
+    def done(self, row: Row) -> bool:
+        """Whether the results have the row."""
+        return row.name in self._found()
+
+    def expected_s(self, row: Row) -> float:
+        """Give the wall time that a row will take, about, s."""
+        if row.wall_s:
+            return row.wall_s + REAL_OVERHEAD_S
+        return row.samples * self._seconds_per_sample(row)
+
+    def run(self, rows: Sequence[Row], minutes_left: float | None = None) -> int:
+        """Run what is missing; give how many rows failed.
+
+        Args:
+            rows: those wanted.
+            minutes_left: time there is; a row that will not be done by then is not begun.
+        """
+        begun_s, failed = time.monotonic(), 0
+        for index, row in enumerate(rows):
+            if self.done(row):
+                continue
+            expected_s = self.expected_s(row)
+            left = sum(self.expected_s(other) for other in rows[index:] if not self.done(other))
+            if minutes_left is not None and (
+                    time.monotonic() - begun_s + expected_s > 60.0 * minutes_left):
+                self._say(f'{row.name}: about {duration(expected_s)} do not fit into the time '
+                          'left; stopping here, the same command goes on')
+                break
+            self._say(f'{row.name}: about {duration(expected_s)}; all that is left: about '
+                      f'{duration(left)}')
+            try:
+                self._keep(row, self._run(row))
+            except RowFailed as error:
+                failed += 1
+                self._say(f'error: {row.name}: {error}')
+        return failed
+
+    def _run(self, row: Row) -> dict[str, Any]:
+        self._places.runs.mkdir(parents=True, exist_ok=True)
+        begun_s = time.monotonic()
+        told = real_command(row, self._places.runs) if row.wall_s else emulated_command(
+            row, self._places.runs, self._budget(row))
+        if row.wall_s and not _complete(self._places.runs / row.name):
+            # A run on the real clock is one piece: what an interrupted one has is not gone on with.
+            shutil.rmtree(self._places.runs / row.name, ignore_errors=True)
+        finished = (self._places.runs / row.name / 'summary.json').exists() if row.wall_s else (
+            _emulated_file(row, self._places.runs).exists())
+        if not finished:
+            status = subprocess.run([sys.executable, '-m', 'async_mbrl.cli', *told],
+                                    check=False).returncode
+            if status not in COMPLETE:
+                raise RowFailed(f'async-mbrl {shlex.join(told)} ended with status {status}')
+        figures = real_figures(self._places.runs / row.name) if row.wall_s else json.loads(
+            _emulated_file(row, self._places.runs).read_text())
+        return {**figures, 'command': f'async-mbrl {shlex.join(told)}',
+                'seconds': time.monotonic() - begun_s}
+
+    def _keep(self, row: Row, figures: dict[str, Any]) -> None:
+        """Add a row to the results and write them."""
+        entry = {
+            'id': row.name, 'environment': row.environment, 'algorithm': row.algorithm,
+            'schedule': row.schedule, 'seed': row.seed, 'comparison': row.comparison,
+            'variant': row.variant, 'data_time_ratio': None, **figures}
+        runs = [run for run in self.results.get('runs', []) if run['id'] != row.name] + [entry]
+        self.results = {'command': self._command, 'git': revision(), 'machine': machine(),
+                        'seeds': sorted({run['seed'] for run in runs}), 'runs': runs}
+        self._places.results.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._places.results, json.dumps(self.results, indent=1) + '\n')
+
+    def _budget(self, row: Row) -> Mapping[str, float]:
+        """Give the updates for each transition that an emulated asynchronous row may take.
+
+        Raises:
+            RowFailed: the row that they are taken from was not run.
+        """
+        if not row.as_much_as:
+            return {}
+        other = self._found().get(row.as_much_as)
+        if other is None:
+            raise RowFailed(f'has as many updates as {row.as_much_as}, which was not run')
+        return {name: row.share * value for name, value in other['updates_per_transition'].items()}
+
+    def _found(self) -> dict[str, Any]:
+        return {run['id']: run for run in self.results.get('runs', [])}
+
+    def _seconds_per_sample(self, row: Row) -> float:
+        """Give the computing time of a sample in rows like this one."""
+        found = [run for run in self.results.get('runs', []) if run.get('elapsed_s')]
+        for alike in (lambda run: run['algorithm'] == row.algorithm
+                      and run['schedule'] == row.schedule and run['samples'] == row.samples,
+                      lambda run: run['algorithm'] == row.algorithm):
+            rates = [run['elapsed_s'] / run['samples'] for run in found if alike(run)]
+            if rates:
+                return float(sum(rates) / len(rates))
+        return SECONDS_PER_SAMPLE[row.algorithm]
+
+
+def real_command(row: Row, runs: Path) -> list[str]:
+    """Give the arguments of ``async-mbrl`` for a row on the real clock."""
+    settings = (*paper_settings(row.algorithm), *row.settings,
+                f'collection.wall_time_s={row.wall_s:g}',
+                'collection.live_evaluation_episodes=0')
+    return ['up', 'sim', *_what(row), '--motion-time', f'{row.wall_s:g}', *_set(settings),
+            '--episodes', '1', '--no-view', '--no-video', '--run-dir', str(runs / row.name)]
+
+
+def emulated_command(row: Row, runs: Path, budget: Mapping[str, float]) -> list[str]:
+    """Give the arguments of ``async-mbrl`` for a row on the emulated clock."""
+    settings = (*paper_settings(row.algorithm), *row.settings, *(
+        f'schedule.{name}_updates_per_transition={value:.6g}'
+        for name, value in budget.items()))
+    return ['emulate', *_what(row), '--samples', str(row.samples), *_set(settings),
+            '--output', str(_emulated_file(row, runs))]
+
+
+def paper_settings(algorithm: str) -> list[str]:
+    """Give the settings that an algorithm has in the paper, as changes of a configuration.
+
+    Raises:
+        ConfigError: the package has none of it.
+    """
+    file = share_folder() / 'config' / 'algorithms' / 'paper' / f'{algorithm}.yaml'
+    return list(_flat(read_yaml(file)))
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}={json.dumps(value)}'
+
+
+def _what(row: Row) -> list[str]:
+    return ['--robot', row.environment, '--task', row.environment, '--algorithm', row.algorithm,
+            '--schedule', row.schedule, '--seed', str(row.seed)]
+
+
+def _set(settings: Sequence[str]) -> list[str]:
+    return [part for setting in settings for part in ('--set', setting)]
+
+
+def _emulated_file(row: Row, runs: Path) -> Path:
+    return runs / f'{row.name}.json'
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a run has come to its end.
+
+    Raises:
+        ConfigError: it goes on.
+    """
+    if not folder.exists():
+        return False
+    require_idle(folder)
+    try:
+        return json.loads(RunFolder(folder).summary.read_text()).get('phase') == 'done'
+    except (OSError, ValueError):
+        return False
+
+
+def real_figures(folder: Path) -> dict[str, Any]:
+    """Give what a row tells of a run on the real clock, from the files of the run."""
+    summary = json.loads(RunFolder(folder).summary.read_text())
+    samples = look_up(summary, 'transitions.collected')
+    updates = {'model': look_up(summary, 'model.updates'),
+               'policy': look_up(summary, 'policy.updates')}
+    return {
+        'data_time_ratio': summary['data_time_ratio'], 'samples': samples,
+        'robot_time_s': summary['robot_time_s'], 'wall_time_s': summary['wall_time_s'],
+        'updates': updates, 'model_epochs': look_up(summary, 'model.epochs'),
+        'updates_per_transition': {name: None if count is None or not samples else count / samples
+                                   for name, count in updates.items()},
+        'transitions_lost': look_up(summary, 'transitions.lost'),
+        'faults': look_up(summary, 'safety.faults'),
+        'curve': curve(RunFolder(folder).metrics)}
+
+
+def curve(metrics: Path) -> list[dict[str, float]]:
+    """Give a learning curve from the metrics of a run: a point where an episode has ended."""
+    points: list[dict[str, float]] = []
+    episodes = -1
+    for text in metrics.read_text().splitlines():
+        record = json.loads(text)
+        if record['phase'] != 'learning' or record.get('return_mean') is None:
+            continue
+        if record['episodes'] != episodes:
+            episodes = record['episodes']
+            points.append({'wall_time_s': record['wall_time_s'],
+                           'robot_time_s': record['robot_time_s'],
+                           'samples': record['transitions'], 'return': record['return_mean']})
+    return points
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read the results there are; nothing without a file.
+
+    Raises:
+        ConfigError: the file is not one of this benchmark.
+    """
+    if not path.exists():
+        return {}
+    try:
+        results = json.loads(path.read_text())
+        if all({'id', 'comparison', 'curve'} <= set(run) for run in results['runs']):
+            return dict(results)
+    except (ValueError, KeyError, TypeError):
+        pass    # said below
+    raise ConfigError(f'{path} is not a file of results of this benchmark; move it away, or name '
+                      'another one with --output')
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine."""
+    models = [line.split(':', 1)[1].strip() for line in Path('/proc/cpuinfo').read_text()
+              .splitlines() if line.startswith('model name')]
+    return {'cpu': models[0] if models else 'unknown', 'cores': os.cpu_count(),
+            'kernel': os.uname().release, 'python': platform.python_version()}
+
+
+def revision() -> str:
+    """Give the revision of the sources."""
+    found = subprocess.run(
+        ['git', '-C', str(Path(__file__).resolve().parent), 'describe', '--always', '--dirty',
+         '--abbrev=12'], capture_output=True, text=True, check=False).stdout.strip()
+    return found or 'not committed'
+
+
+def duration(seconds: float) -> str:
+    """Tell a duration."""
+    if seconds < 90.0:
+        return f'{seconds:.0f} s'
+    minutes = seconds / 60.0
+    return f'{minutes:.0f} min' if minutes < 90.0 else f'{minutes / 60.0:.1f} h'
