@@ -16,7 +16,7 @@ import rclpy
 from async_mbrl_interfaces import msg
 from rclpy.executors import SingleThreadedExecutor
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.graph import describe, write_parameters
 from async_mbrl.control.policy import PolicyLayout
 from async_mbrl.core.network import policy_architecture

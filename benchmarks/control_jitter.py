@@ -27,7 +27,8 @@ from control_graph import Graph, forbid_fifo
 from provenance import provenance
 
 from async_mbrl.bringup.arguments import RunRequest
-from async_mbrl.bringup.compose import Composition, compose
+from async_mbrl.bringup.compose import compose
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.bringup.transport import keep_to_this_machine
 from async_mbrl.control.histogram import BINS, percentiles, record

@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = 'async_mbrl'
-NODES = ('sim_bridge', 'controller', 'guard', 'robot_interface', 'model_learner', 'policy_learner')
+NODES = ('sim_bridge', 'controller', 'guard', 'robot_interface', 'model_learner', 'policy_learner',
+         'planner')
 
 
 def assets(*folders: str) -> list[tuple[str, list[str]]]:

@@ -19,7 +19,7 @@ from async_mbrl.bringup.arguments import (
 from async_mbrl.core.config import ConfigError
 
 if TYPE_CHECKING:
-    from async_mbrl.bringup.compose import Composition
+    from async_mbrl.bringup.composition import Composition
     from async_mbrl.core.run import RunFolder
 
 _STATUS = """\
@@ -30,6 +30,10 @@ exit status:
   3    the run is complete, but its policy misses the success rate of the task
   130  interrupted (143: asked to terminate); the run can be resumed
 """
+
+
+_EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'set')
+"""Arguments of a run that also make sense where nothing takes wall time."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +74,25 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument('--no-video', action='store_true',
                     help='make no animation of before and after')
     up.set_defaults(run=_up)
+
+    emulate = commands.add_parser(
+        'emulate', help='learn in simulation on an emulated clock: one process, the same numbers '
+        'each time', description='Learn in simulation on an emulated clock, without ROS: robot and '
+        'learners take turns in one process as the schedule says, and a seed gives the same '
+        'numbers each time.')
+    for argument in ARGUMENTS:
+        if argument.name in _EMULATED:
+            _add(emulate, argument)
+    emulate.add_argument('--samples', type=_at_least_one, default=10_000, metavar='N',
+                         help='transitions to collect (default: 10000)')
+    emulate.add_argument('--output', type=Path, default=None, metavar='FILE',
+                         help='JSON file for the learning curve and all other figures')
+    emulate.set_defaults(run=_emulate)
+
+    bench = commands.add_parser(
+        'bench', help='run a comparison that takes hours, in pieces',
+        description='Run a comparison that takes hours; what is done is not done again.')
+    _add_paper(bench.add_subparsers(metavar='COMPARISON', required=True))
 
     use = _on_run(commands, 'run', _use,
                   'act with what a run has learned, towards goals from the topic goal')
@@ -122,6 +145,28 @@ def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
                         help=argument.doc.replace('%', '%%') + told)
 
 
+def _add_paper(comparisons: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    paper = comparisons.add_parser(
+        'paper', help='asynchronous against synchronous and interleaved schedules',
+        description='Compare schedules, as in Zhang et al. 2019: on the real clock through the '
+        'whole graph, and on an emulated clock at equal learning for each sample. Every row is '
+        'written when it is complete; the same command goes on with what is missing.')
+    paper.add_argument('--quick', action='store_true',
+                       help='a few short rows, about a quarter of an hour on two cores')
+    paper.add_argument('--list', action='store_true', dest='tell',
+                       help='tell the rows and how long they will take')
+    paper.add_argument('--only', nargs='+', default=[], metavar='NAME',
+                       help='rows whose names contain or match one of these, e.g. hopper-mb_mpo')
+    paper.add_argument('--minutes-left', type=float, default=None, metavar='N',
+                       help='begin no row that will not be complete within so many minutes')
+    paper.add_argument('--output', type=Path, default=None, metavar='FILE',
+                       help='results; plots and table go beside them (default: '
+                       'benchmarks/results/paper.json, or paper_quick.json)')
+    paper.add_argument('--runs', type=Path, default=Path('runs/paper'), metavar='DIR',
+                       help='where the runs lie (default: runs/paper)')
+    paper.set_defaults(run=_bench_paper)
+
+
 def _add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dry-run', action=argparse.BooleanOptionalAction, default=None,
                         help='everything runs, but nothing is sent to the arm; --no-dry-run lets a '
@@ -164,6 +209,35 @@ def _up(options: argparse.Namespace) -> int:
 
     return up(request, UpOptions(view=not options.no_view, video=not options.no_video,
                                  episodes=options.episodes), Path.cwd())
+
+
+def _emulate(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name) for name in _EMULATED if name != 'set'}
+    given['set'] = ';'.join(options.set) if options.set else None
+    from async_mbrl.bringup.compose import compose
+    from async_mbrl.bringup.resources import share_folder
+
+    composition = compose(parse_request(given), share_folder(), Path())
+    from async_mbrl.emulation.command import emulate
+    from async_mbrl.emulation.run import EmulationError
+
+    try:
+        emulate(composition, options.samples, options.output,
+                lambda line: print(line, flush=True))
+    except EmulationError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _bench_paper(options: argparse.Namespace) -> int:
+    from async_mbrl.bench.command import PaperOptions, paper
+
+    name = 'paper_quick.json' if options.quick else 'paper.json'
+    return paper(PaperOptions(
+        quick=options.quick, only=options.only, minutes_left=options.minutes_left,
+        tell=options.tell, results=options.output or Path('benchmarks/results') / name,
+        runs=options.runs / 'quick' if options.quick else options.runs))
 
 
 def _use(options: argparse.Namespace) -> int:

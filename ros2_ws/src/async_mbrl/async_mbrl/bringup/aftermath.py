@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
 from async_mbrl.reporting import outcome
@@ -98,7 +98,7 @@ def _rebuild(folder: RunFolder, composition: Composition, phase: str, reason: st
         seed=composition.run.seed, ros_distro=os.environ.get('ROS_DISTRO'),
         rmw=rclpy.get_rmw_implementation_identifier(), phase='waiting', reason=reason,
         wall_time_s=collector.wall_time_s(0.0), judged_by=None, numbers_missing=numbers_missing,
-        mode=composition.run.mode, dry_run=composition.run.dry_run)
+        mode=composition.run.mode, dry_run=composition.run.dry_run, schedule=composition.schedule)
     write_summary(folder, {**build_summary(facts, collector, account, []), 'phase': phase})
 
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from async_mbrl.core.config import ConfigError
 
-SCHEDULES = ('async',)
-"""Schedules that this version runs."""
-
 PLACES = ('sim', 'real')
 """Where the arm is: in the simulation, or in the room."""
 
@@ -40,11 +37,14 @@ class Argument:
 
 
 ARGUMENTS = (
-    Argument('task', str, 'reach', 'What is learned.', 'tasks'),
-    Argument('robot', str, 'arm7', 'The arm that learns it: its name in config/robots of the '
+    Argument('task', str, '', 'What is learned. Empty: the task of the robot, reach for an arm.',
+             'tasks'),
+    Argument('robot', str, 'arm7', 'The robot that learns it: its name in config/robots of the '
              'package, or the path of a YAML file like those.'),
     Argument('algorithm', str, 'me_ppo', 'How the policy is improved.', 'algorithms'),
-    Argument('schedule', str, 'async', 'How collecting and learning take turns.', 'schedules'),
+    Argument('schedule', str, 'async', 'How collecting and learning take turns: async, side by '
+             'side; sync, one after the other, the arm is held meanwhile; interleaved, in smaller '
+             'pieces.', 'schedules'),
     Argument('seed', int, '0', 'Seed of everything random in the run, at least 0.'),
     Argument('motion_time', float, '60.0',
              'Time of learning motion after which the run ends, s (resets not counted).'),

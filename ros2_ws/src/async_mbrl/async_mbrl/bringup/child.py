@@ -16,8 +16,10 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+AUTOGROUP = Path('/proc/self/autogroup')
 SPARE_DELAY_S = 3.0
 """A spare loads this late, so that it does not hold up what is starting now."""
 
@@ -45,14 +47,23 @@ def follow(parent: int) -> None:
     threading.Thread(target=watch, name='follow', daemon=True).start()
 
 
+def share_nicely(nice: int) -> None:
+    """Set the niceness of this session against others, which niceness of threads does not cross.
+
+    Linux may share the processors by session first (autogroup), and each node is a session of its
+    own; without autogroup, or where it must not be set, threads see to themselves.
+    """
+    if nice and os.getsid(0) == os.getpid() and AUTOGROUP.exists():
+        AUTOGROUP.write_text(str(nice))
+
+
 def main() -> None:
     """Run the node that the command line names."""
     parent, nice, when, executable = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
     follow(parent)
     # Until the node takes signals itself, they end it without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if nice:
-        os.nice(nice)
+    share_nicely(nice)
     sys.argv = [executable, *sys.argv[5:]]
     if when == 'spare':
         select.select([sys.stdin], [], [], SPARE_DELAY_S)

@@ -4,78 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from async_mbrl.bringup import resources
-from async_mbrl.bringup.arguments import PLACES, SCHEDULES, RunRequest, default
+from async_mbrl.bringup.arguments import PLACES, RunRequest, default
+from async_mbrl.bringup.checks import check, stands_in
+from async_mbrl.bringup.composition import SECTIONS, Composition
 from async_mbrl.collection.collector import CollectionConfig
 from async_mbrl.control.settings import ControllerSettings
 from async_mbrl.control.watchdog import GuardSettings
 from async_mbrl.core.config import ConfigError, load, parse_yaml, read_yaml, to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig
-from async_mbrl.core.robot import JointLimits, RobotConfig, WorkspaceLimits, tighten
+from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunSettings
-from async_mbrl.learning.config import (
-    IMPROVEMENTS,
-    ExplorationConfig,
-    ModelConfig,
-    check_network,
-)
+from async_mbrl.core.schedule import SCHEDULES, ScheduleConfig
+from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.settings import IMPROVEMENTS
 from async_mbrl.simulation.config import PlantConfig
-from async_mbrl.tasks import TaskConfig, make_task
+from async_mbrl.tasks import TaskConfig
 
-SECTIONS = ('run', 'robot', 'plant', 'task', 'collection', 'controller', 'guard', 'model',
-            'network', 'exploration', 'improvement')
+ALGORITHM_SECTIONS = ('model', 'network', 'exploration', 'improvement')
+"""Sections that the file of an algorithm has."""
 
 FAULT_PATIENCE_S = 600.0
 """Time that a run on a real arm waits for somebody to clear a fault, if nothing else is said."""
-
-HEARTBEATS_IN_TIMEOUT = 4
-"""Control ticks, and so heartbeats at the most, that guard must wait for before it acts."""
-
-
-@dataclass(frozen=True)
-class Composition:
-    """Configuration of every part of a run, each checked, and together found to fit.
-
-    Without ``plant`` the robot cannot be simulated. ``robot_file`` is the path of the robot's file
-    where the robot is not one of the package. ``notes`` are lines to be said at the start: what
-    has tightened which limits.
-    """
-
-    run: RunSettings
-    robot: RobotConfig
-    plant: PlantConfig | None
-    task: TaskConfig
-    collection: CollectionConfig
-    controller: ControllerSettings
-    guard: GuardSettings
-    model: ModelConfig
-    network: PolicyNetworkConfig
-    exploration: ExplorationConfig
-    improvement: Any
-    schedule: str = 'async'
-    where: str = 'sim'
-    robot_file: str = ''
-    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Give nested dicts and lists, as they stand in the ``config.yaml`` of a run."""
-        mapping: dict[str, Any] = {'schedule': self.schedule, 'where': self.where,
-                                   'robot_file': self.robot_file}
-        for section in SECTIONS:
-            part = getattr(self, section)
-            mapping[section] = None if part is None else to_mapping(part)
-        return mapping
-
-    def to_yaml(self) -> str:
-        """Give the text of ``config.yaml``."""
-        return '# Configuration as used; a resumed run reads it again.\n' + yaml.safe_dump(
-            self.to_mapping(), sort_keys=False, default_flow_style=None, width=100)
 
 
 def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
@@ -95,7 +48,8 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
     if robot_file is None:
         raise ConfigError(f'robot: no robot {robot!r}; this version has: '
                           f'{", ".join(resources.robots(share))}; or give the path of a YAML file')
-    task = _choose('task', request.task, resources.tasks(share))
+    task = _choose('task', request.task or resources.own_task(robot_file),
+                   resources.tasks(share))
     algorithm = _choose('algorithm', request.algorithm, resources.algorithms(share))
     schedule = _choose('schedule', request.schedule, SCHEDULES)
     where = _choose('where', request.where, PLACES)
@@ -104,7 +58,6 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
         'plant': robot_file.with_suffix('.sim.yaml'),
         'task': share / 'config' / 'tasks' / f'{task}.yaml',
     }
-    algorithm_file = share / 'config' / 'algorithms' / f'{algorithm}.yaml'
     mapping: dict[str, Any] = {
         'run': {
             'run_dir': str(run_dir), 'seed': int(default('seed')) if request.seed is None
@@ -115,11 +68,15 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
                        if request.motion_time is None else request.motion_time},
         'controller': {},
         'guard': {},
+        'schedule': {'name': schedule},
     }
     _place(mapping, where, request.dry_run)
     if where == 'real' and not files['plant'].exists():
         mapping['plant'] = None
         del files['plant']
+    elif not files['plant'].exists():
+        raise ConfigError(f'robot: {robot} cannot be simulated: there is no {files["plant"]}; '
+                          'begin with a copy of one of those in config/robots of the package')
     for section, file in files.items():
         mapping[section] = read_yaml(file)
     own = robot_file.parent != share / 'config' / 'robots'
@@ -130,22 +87,56 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
     if ranges.exists():
         mapping['task'].update(read_yaml(ranges))
         files['task'] = ranges
-    parts = read_yaml(algorithm_file)
-    known = ('model', 'network', 'exploration', 'improvement')
-    for section in parts:
-        if section not in known:
-            raise ConfigError(f'{section}: unknown key (in {algorithm_file}); known here: '
-                              f'{", ".join(known)}')
-    for section in known:
-        if section not in parts:
-            raise ConfigError(f'{section}: missing (in {algorithm_file}); give it its settings')
-        mapping[section] = parts[section]
-        files[section] = algorithm_file
+    _add_algorithm(mapping, files, share / 'config' / 'algorithms', algorithm, robot_file)
     overridden = override(mapping, request.set)
     origin = {section: str(file) for section, file in files.items() if section not in overridden}
     _add_kinematics(mapping, origin)
-    return dataclasses.replace(_checked(mapping, schedule, where, origin),
+    return dataclasses.replace(_with_learners(_checked(mapping, where, origin)),
                                robot_file=str(robot_file) if own else '')
+
+
+def _add_algorithm(mapping: dict[str, Any], files: dict[str, Path], folder: Path, algorithm: str,
+                   robot_file: Path) -> None:
+    """Put in the settings of an algorithm, in place, with what differs for a kind or a robot.
+
+    ``<algorithm>.yaml`` says everything. ``<algorithm>.<kind>.yaml``, then
+    ``<algorithm>.<robot>.yaml``, change what they name. The latter lies beside the file of a robot
+    that is not one of the package.
+
+    Raises:
+        ConfigError: a section is missing, or is none.
+    """
+    file, kind = folder / f'{algorithm}.yaml', mapping['robot'].get('kind')
+    parts = read_yaml(file)
+    for section in ALGORITHM_SECTIONS:
+        if section not in parts:
+            raise ConfigError(f'{section}: missing (in {file}); give it its settings')
+    own = folder if robot_file.parent.parent == folder.parent else robot_file.parent
+    changes = {file: parts}
+    if kind == 'benchmark':     # nothing is known of how such a body is built
+        changes[robot_file] = {'model': {'kind': 'plain'}}
+    for path in (folder / f'{algorithm}.{kind}.yaml', own / f'{algorithm}.{robot_file.stem}.yaml'):
+        if path.exists():
+            changes[path] = read_yaml(path)
+    for path, content in changes.items():
+        for section, values in content.items():
+            if section not in ALGORITHM_SECTIONS:
+                raise ConfigError(f'{section}: unknown key (in {path}); known here: '
+                                  f'{", ".join(ALGORITHM_SECTIONS)}')
+            before = mapping.get(section)
+            if isinstance(before, dict) and isinstance(values, dict):
+                before.update(values)
+            else:       # what is no mapping is told when the section is loaded
+                mapping[section] = values
+            files[section] = path
+
+
+def _with_learners(composition: Composition) -> Composition:
+    """Say which learners take part: that of the model only where it is a process of its own."""
+    if composition.improvement.NEEDS_MODEL and not composition.schedule.sequential:
+        return composition
+    return dataclasses.replace(composition, collection=dataclasses.replace(
+        composition.collection, learners=('policy_learner',)))
 
 
 def compose_use(source: Composition, root: Path, request: RunRequest,
@@ -177,7 +168,7 @@ def compose_use(source: Composition, root: Path, request: RunRequest,
     if where == 'real':
         mapping['run']['real_time_factor'] = 1.0
     _place(mapping, where, request.dry_run)
-    return dataclasses.replace(_checked(mapping, source.schedule, where, {}),
+    return dataclasses.replace(_checked(mapping, where, {}),
                                robot_file=source.robot_file)
 
 
@@ -215,17 +206,16 @@ def recompose(mapping: Mapping[str, Any], source: Path) -> Composition:
         ConfigError: it does not fit.
     """
     for section in mapping:
-        if section not in (*SECTIONS, 'schedule', 'where', 'robot_file'):
+        if section not in (*SECTIONS, 'where', 'robot_file'):
             raise ConfigError(f'{section}: unknown key (in {source}); known here: '
                               f'{", ".join(SECTIONS)}')
     for section in (*SECTIONS, 'where', 'robot_file'):
         if section not in mapping:
             raise ConfigError(f'{section}: missing (in {source}); this is not the configuration '
                               'of a run of this version')
-    schedule = _choose('schedule', mapping.get('schedule'), SCHEDULES)
     where = _choose('where', mapping['where'], PLACES)
     return dataclasses.replace(
-        _checked(mapping, schedule, where, dict.fromkeys(SECTIONS, str(source))),
+        _checked(mapping, where, dict.fromkeys(SECTIONS, str(source))),
         robot_file=str(mapping['robot_file']))
 
 
@@ -290,7 +280,7 @@ def _load(cls: type[Any], mapping: Mapping[str, Any], section: str,
     try:
         return load(cls, mapping[section], section)
     except ConfigError as error:
-        raise ConfigError(f'{error}{_origin(section, origin)}') from None
+        raise ConfigError(f'{error}{stands_in(section, origin)}') from None
 
 
 def _add_kinematics(mapping: dict[str, Any], origin: Mapping[str, str]) -> None:
@@ -303,19 +293,17 @@ def _add_kinematics(mapping: dict[str, Any], origin: Mapping[str, str]) -> None:
 
     robot = mapping['robot']
     # What is missing or of the wrong type is told when the section is loaded.
-    if 'kinematics' in robot or not (isinstance(robot.get('joint_names'), list)
-                                     and isinstance(robot.get('model'), str)):
+    if 'kinematics' in robot or robot.get('kind', 'arm') != 'arm' or not (
+            isinstance(robot.get('joint_names'), list) and isinstance(robot.get('model'), str)):
         return
     try:
         robot['kinematics'] = to_mapping(robot_kinematics(robot))
     except ConfigError as error:
-        raise ConfigError(f'robot.{error}{_origin("robot", origin)}') from None
+        raise ConfigError(f'robot.{error}{stands_in("robot", origin)}') from None
 
 
-def _checked(mapping: Mapping[str, Any], schedule: str, where: str,
-             origin: Mapping[str, str]) -> Composition:
-    from async_mbrl.simulation.model import find_model, is_urdf, load_plant
-
+def _checked(mapping: Mapping[str, Any], where: str, origin: Mapping[str, str]) -> Composition:
+    """Load every section, and see to it that they fit together; ``origin``: their files."""
     run = _load(RunSettings, mapping, 'run', origin)
     if run.algorithm not in IMPROVEMENTS:
         raise ConfigError(f'run.algorithm: no algorithm {run.algorithm!r}; this version has: '
@@ -332,121 +320,5 @@ def _checked(mapping: Mapping[str, Any], schedule: str, where: str,
         network=_load(PolicyNetworkConfig, mapping, 'network', origin),
         exploration=_load(ExplorationConfig, mapping, 'exploration', origin),
         improvement=_load(IMPROVEMENTS[run.algorithm], mapping, 'improvement', origin),
-        schedule=schedule, where=where)
-    if where == 'sim' and composition.plant is None:
-        raise ConfigError('plant: missing; a robot without it cannot be simulated')
-    if where == 'real' and run.real_time_factor != 1.0:
-        raise ConfigError(f'real_time_factor: {run.real_time_factor}, but a real arm keeps to the '
-                          'clock; leave it 1')
-    _check_guard(composition)
-    make_task(composition.task, composition.robot)
-    try:
-        check_network(composition.improvement, composition.network)
-    except ConfigError as error:
-        raise ConfigError(f'{error}{_origin("network", origin)}') from None
-    path = find_model(composition.robot.model)
-    if is_urdf(path):
-        composition = with_urdf(composition, path.read_text(), str(path))
-    if composition.plant is not None:
-        try:
-            load_plant(composition.robot)
-        except ConfigError as error:
-            raise ConfigError(f'robot.{error}{_origin("robot", origin)}') from None
-    return composition
-
-
-def _check_guard(composition: Composition) -> None:
-    """See to it that guard does not take a slow control loop for a silent one.
-
-    Raises:
-        ConfigError: heartbeats, of which there is one a control tick at most, come too seldom.
-    """
-    rate_hz = composition.robot.control_rate_hz * composition.run.real_time_factor
-    least_s = HEARTBEATS_IN_TIMEOUT / rate_hz
-    if composition.guard.timeout_s < least_s - 1e-9:
-        raise ConfigError(f'guard.timeout_s: {composition.guard.timeout_s}, but the controller '
-                          f'shows life {rate_hz:g} times a second of wall time (control_rate_hz '
-                          f'times real_time_factor); at least {least_s:.3f} s are needed: raise '
-                          'control_rate_hz, or guard.timeout_s')
-
-
-def _origin(section: str, origin: Mapping[str, str]) -> str:
-    return f' (in {origin[section]})' if section in origin else ''
-
-
-def with_run(composition: Composition, run_dir: Path, motion_time_s: float) -> Composition:
-    """Give the configuration with another folder and motion time."""
-    return dataclasses.replace(
-        composition,
-        run=dataclasses.replace(composition.run, run_dir=str(run_dir)),
-        collection=dataclasses.replace(composition.collection, motion_time_s=motion_time_s))
-
-
-def with_urdf(composition: Composition, description: str, source: str) -> Composition:
-    """Tighten the limits of the robot by those of a URDF; they are never loosened.
-
-    Args:
-        composition: the configuration.
-        description: text of the URDF.
-        source: where it comes from, for error messages.
-
-    Raises:
-        ConfigError: it is no URDF, or what is left does not fit the robot or the task.
-    """
-    from async_mbrl.core import urdf
-
-    robot = composition.robot
-    try:
-        given = urdf.joint_limits(urdf.parse(description))
-        if not set(given) & set(robot.joint_names):
-            return noted(composition, f'{source} limits none of the joints: it tightens nothing')
-        limits, changes = urdf.tighten(robot.limits, robot.joint_names, given)
-        return _tightened(composition, limits, robot.workspace, changes, source)
-    except ConfigError as error:
-        raise ConfigError(f'robot: {error} (limits of {source})') from None
-
-
-def with_robot_file(composition: Composition, share: Path) -> Composition:
-    """Tighten limits and workspace of an earlier run by what the robot's file says now.
-
-    They are never loosened: what was learned within narrower ones stays there.
-
-    Args:
-        composition: configuration of the run.
-        share: folder that holds ``config/``.
-
-    Raises:
-        ConfigError: the file is not one of a robot, or what is left does not fit.
-    """
-    robot = composition.robot
-    file = resources.robot_file(share, composition.robot_file or robot.name)
-    if file is None:
-        return noted(composition, f'{composition.robot_file or robot.name} is not there any more: '
-                      'limits are those that the run had')
-    present = read_yaml(file)
-    try:
-        if tuple(present.get('joint_names') or ()) != robot.joint_names:
-            raise ConfigError('joint_names are not those of the run; give the robot a new name')
-        limits, changes = tighten(robot.limits, load(
-            JointLimits, present.get('limits') or {}, 'limits'), robot.joint_names)
-        workspace, more = tighten(robot.workspace, load(
-            WorkspaceLimits, present.get('workspace') or {}, 'workspace'), 'xyz')
-        return _tightened(composition, limits, workspace, (*changes, *more), str(file))
-    except ConfigError as error:
-        raise ConfigError(f'robot: {error} (in {file})') from None
-
-
-def noted(composition: Composition, line: str) -> Composition:
-    """Give the configuration with one more line to be said at the start."""
-    return dataclasses.replace(composition, notes=(*composition.notes, line))
-
-
-def _tightened(composition: Composition, limits: JointLimits, workspace: WorkspaceLimits,
-               changes: Sequence[str], source: str) -> Composition:
-    """Put in limits; a ConfigError says what does not fit."""
-    if not changes:
-        return composition
-    robot = dataclasses.replace(composition.robot, limits=limits, workspace=workspace)
-    make_task(composition.task, robot)
-    return noted(dataclasses.replace(composition, robot=robot),
-                 f'limits tightened by {source}: {"; ".join(changes)}')
+        schedule=_load(ScheduleConfig, mapping, 'schedule', origin), where=where)
+    return check(composition, origin)

@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.graph import LEARNERS, NODES, ROBOT
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.robot import RobotConfig

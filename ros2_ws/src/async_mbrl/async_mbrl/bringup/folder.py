@@ -9,17 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from async_mbrl.bringup import resources
 from async_mbrl.bringup.arguments import RunRequest, default
-from async_mbrl.bringup.compose import (
-    Composition,
-    compose,
-    compose_use,
-    noted,
-    recompose,
-    with_robot_file,
-    with_run,
-    with_urdf,
-)
+from async_mbrl.bringup.checks import with_robot_file, with_urdf
+from async_mbrl.bringup.compose import compose, compose_use, recompose
+from async_mbrl.bringup.composition import Composition, noted, with_run
 from async_mbrl.core.config import ConfigError, look_up, read_yaml
 from async_mbrl.core.files import link_atomically, write_atomically
 from async_mbrl.core.network import policy_architecture
@@ -31,7 +25,7 @@ from async_mbrl.tasks import make_task
 RUNS = 'runs'
 
 _IDENTITY = {'task': 'task.name', 'robot': 'robot.name', 'algorithm': 'run.algorithm',
-             'schedule': 'schedule', 'seed': 'run.seed', 'where': 'where',
+             'schedule': 'schedule.name', 'seed': 'run.seed', 'where': 'where',
              'dry_run': 'run.dry_run', 'real_time_factor': 'run.real_time_factor'}
 """What a run keeps for life: argument, and key in ``config.yaml``."""
 
@@ -66,7 +60,7 @@ def open_run(request: RunRequest, share: Path, working: Path, now: datetime,
         ConfigError: the configuration does not fit, the folder is that of another run, is in use,
             or cannot be written. Nothing has been started, and no folder made in the first case.
     """
-    root = _root(request, working, now)
+    root = _root(request, share, working, now)
     existing = (root / 'config.yaml').exists()
     if existing:
         composition = resume(request, root)
@@ -91,7 +85,8 @@ def open_use(request: RunRequest, source: Path, share: Path, working: Path, now:
     """
     learned = read_run(source)
     require_idle(source)
-    root = _root(replace(request, task=learned.task.name, run_dir=None), working, now, '-use')
+    root = _root(replace(request, task=learned.task.name, run_dir=None), share, working, now,
+                 '-use')
     composition = compose_use(learned, source.resolve(), request, root)
     policy = RunFolder(source.resolve()).policy
     snapshot = read_snapshot(policy)
@@ -224,10 +219,12 @@ def require_idle(root: Path) -> None:
                               'ended') from None
 
 
-def _root(request: RunRequest, working: Path, now: datetime, suffix: str = '') -> Path:
+def _root(request: RunRequest, share: Path, working: Path, now: datetime,
+          suffix: str = '') -> Path:
     if request.run_dir is not None:
         return (working / Path(request.run_dir).expanduser()).resolve()
-    task = request.task or default('task')
+    task = request.task or resources.own_task(resources.robot_file(
+        share, request.robot or default('robot')))
     name = f'{now:%Y%m%d-%H%M%S}-{task}{suffix}'
     root = working.resolve() / RUNS / name
     number = 2

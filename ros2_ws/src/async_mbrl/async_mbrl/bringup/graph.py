@@ -9,15 +9,15 @@ from typing import Any
 
 import yaml
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.core.config import to_mapping
 from async_mbrl.core.files import write_atomically
 
 ROBOT = ('sim_bridge', 'guard', 'controller', 'robot_interface')
 """Nodes that belong to the arm, on the robot PC; sim_bridge only where the arm is simulated."""
 
-LEARNERS = ('model_learner', 'policy_learner')
-"""Nodes that learn; on a workstation, if there are two machines."""
+LEARNERS = ('model_learner', 'policy_learner', 'planner')
+"""Nodes that learn, or plan in what is learned; on a workstation, if there are two machines."""
 
 NODES = (*ROBOT, *LEARNERS)
 """Names of all nodes that a run may have."""
@@ -25,6 +25,9 @@ NODES = (*ROBOT, *LEARNERS)
 ONE_THREAD = dict.fromkeys(
     ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMEXPR_NUM_THREADS'), '1')
 """Threads of numerical libraries would take the cores from the control loop."""
+
+LEARNER_NICE = 5
+"""A third of the weight of a node on which the arm depends, where both want a core."""
 
 PROMPT = {**ONE_THREAD, 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
 """For nodes between which the arm moves. Shared memory of Fast DDS makes a publisher wait up to
@@ -45,7 +48,7 @@ class NodeDescription:
         required: its death ends the run.
         respawn: it is started again when it dies.
         stop_stage: nodes of a lower stage are stopped first.
-        nice: added to the niceness of the process.
+        nice: of its session against others, where it is a session of its own.
         env: environment variables on top of the inherited ones.
     """
 
@@ -68,8 +71,9 @@ def describe(composition: Composition,
     keep theirs, so that transitions are taken in at once.
 
     Args:
-        composition: configuration of the run. A real arm has a driver of its own, and a policy
-            that is only used needs no model.
+        composition: configuration of the run. A real arm has a driver of its own; a model is
+            learned in a process of its own only where ``collection.learners`` says so; there is a
+            planner only where one acts.
         names: those that run on this machine.
     """
     shared = {'run': to_mapping(composition.run), 'robot': to_mapping(composition.robot)}
@@ -83,17 +87,21 @@ def describe(composition: Composition,
             executable=name, name=name,
             parameters={**shared, **{section: parts[section] for section in sections}},
             required=required, respawn=not required, stop_stage=stop_stage,
+            nice=0 if required else LEARNER_NICE,
             env=dict(PROMPT if name in ('sim_bridge', 'guard', 'controller') else ONE_THREAD))
 
     listed = [
         node('guard', 'guard', stop_stage=2),
         node('controller', 'task', 'network', 'controller', 'guard', stop_stage=1),
-        node('robot_interface', 'task', 'collection', stop_stage=0),
-        node('policy_learner', 'task', 'model', 'network', 'exploration', 'improvement',
+        node('robot_interface', 'task', 'collection', 'schedule', stop_stage=0),
+        node('policy_learner', 'task', 'model', 'network', 'exploration', 'improvement', 'schedule',
              required=False, stop_stage=0),
     ]
-    if composition.run.mode == 'learn':
+    if 'model_learner' in composition.collection.learners:
         listed.insert(3, node('model_learner', 'task', 'model', required=False, stop_stage=0))
+    if composition.improvement.PLANS and composition.run.mode == 'learn':
+        listed.append(node('planner', 'task', 'model', 'improvement', required=False,
+                           stop_stage=0))
     if composition.where == 'sim':
         listed.insert(0, node('sim_bridge', 'plant', stop_stage=3))
     return tuple(item for item in listed if item.name in names)

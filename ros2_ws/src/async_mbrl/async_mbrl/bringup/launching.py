@@ -24,7 +24,6 @@ from async_mbrl.bringup import resources
 from async_mbrl.bringup.arguments import (
     ARGUMENTS,
     PLACES,
-    SCHEDULES,
     WHERE,
     Argument,
     parse_request,
@@ -43,6 +42,7 @@ from async_mbrl.bringup.supervisor import CONFIG_STATUS
 from async_mbrl.bringup.transport import keep_to_this_machine
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
+from async_mbrl.core.schedule import SCHEDULES
 
 RESPAWN_DELAY_S = 0.5
 
@@ -98,7 +98,7 @@ def graph(file: GraphFile, share: Path) -> list[Any]:
 def declare(argument: Argument, share: Path) -> DeclareLaunchArgument:
     """Give the declaration of an argument, with what it may be chosen from."""
     catalogues: dict[str, Callable[[Path], Sequence[str]]] = {
-        'tasks': resources.tasks,
+        'tasks': lambda folder: ('', *resources.tasks(folder)),
         'algorithms': resources.algorithms, 'schedules': lambda _: SCHEDULES,
         'places': lambda _: PLACES,
         'switch': lambda _: ('true', 'false', *(() if argument.default else ('',)))}
@@ -159,7 +159,7 @@ def action(item: NodeDescription, file: Path, root: Path) -> Node:
     return Node(
         package=resources.PACKAGE, executable=item.executable, name=item.name,
         parameters=[str(file)], output='screen', emulate_tty=True,
-        additional_env=dict(item.env), prefix=f'nice -n {item.nice}' if item.nice else None,
+        additional_env=dict(item.env),
         on_exit=on_exit(item.name, root) if item.required else again(item, file, root))
 
 

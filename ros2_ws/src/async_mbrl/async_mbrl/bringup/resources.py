@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from async_mbrl.core.config import ConfigError
+from async_mbrl.core.config import ConfigError, read_yaml
 
 PACKAGE = 'async_mbrl'
 
@@ -59,6 +59,16 @@ def robot_file(share: Path, robot: str) -> Path | None:
     return path.resolve() if path.suffix == '.yaml' and path.is_file() else None
 
 
+def own_task(robot_file: Path | None) -> str:
+    """Give the task that a robot does if none is asked for: one of its own, or ``reach``.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    task = None if robot_file is None else read_yaml(robot_file).get('task')
+    return task if isinstance(task, str) else 'reach'
+
+
 def tasks(share: Path) -> tuple[str, ...]:
     """List the tasks described in the package; ``<task>.<robot>.yaml`` belongs to a task."""
     names = (path.name.removesuffix('.yaml') for path in (share / 'config/tasks').glob('*.yaml'))
@@ -66,5 +76,7 @@ def tasks(share: Path) -> tuple[str, ...]:
 
 
 def algorithms(share: Path) -> tuple[str, ...]:
-    """List the algorithms described in the package."""
-    return tuple(sorted(path.stem for path in (share / 'config/algorithms').glob('*.yaml')))
+    """List the algorithms described in the package; ``<algorithm>.<robot>.yaml`` belongs to one."""
+    names = (path.name.removesuffix('.yaml')
+             for path in (share / 'config/algorithms').glob('*.yaml'))
+    return tuple(sorted(name for name in names if '.' not in name))

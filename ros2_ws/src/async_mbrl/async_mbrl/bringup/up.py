@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from async_mbrl.bringup import aftermath
 from async_mbrl.bringup.aftermath import Written, written
 from async_mbrl.bringup.arguments import RunRequest
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.domain import DomainClaim
 from async_mbrl.bringup.folder import OpenRun, open_run, open_use, start_lines
 from async_mbrl.bringup.graph import describe, write_parameters

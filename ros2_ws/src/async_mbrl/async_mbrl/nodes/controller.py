@@ -19,12 +19,14 @@ from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.realtime import use_fifo
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunSettings
+from async_mbrl.learning.settings import IMPROVEMENTS
 from async_mbrl.ros.controller_bridge import ControllerBridge
 from async_mbrl.ros.controller_gate import ControllerGate
 from async_mbrl.ros.controller_watch import WatchOptions
 from async_mbrl.ros.diagnostics import Diagnostics, Part
 from async_mbrl.ros.lifecycle import ManagedNode, run_managed
 from async_mbrl.ros.params import config_from_parameters
+from async_mbrl.ros.plan_intake import PlanIntake
 from async_mbrl.ros.run import note_stops
 from async_mbrl.tasks import TaskConfig
 
@@ -82,8 +84,11 @@ class Controller(ManagedNode):
         self._gate = ControllerGate(self, robot, loop, bridge, run.dry_run)
         warning_s = config.controller.policy_age_warning_s if run.mode == 'learn' else 0.0
         report, watch = bridge.report, bridge.watch
+        parts = [self._motion_part, report.loop_part, report.joint_states_part]
+        if run.mode == 'learn' and IMPROVEMENTS[run.algorithm].PLANS:
+            parts.append(PlanIntake(self, robot.joints, loop).part)
         Diagnostics(
-            self, self._motion_part, report.loop_part, report.joint_states_part,
+            self, *parts,
             lambda: report.policy_part(warning_s, watch.withheld,
                                        watch.learner_silent(time.monotonic())),
             self.events.part, hardware=robot.name)

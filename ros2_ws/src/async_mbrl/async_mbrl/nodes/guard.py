@@ -103,7 +103,7 @@ class Guard(ManagedNode):
         if robot.command_interface == 'position':
             self._safe = None
             self._reader = JointStateReader(robot.joint_names)
-            self._plausibility = Plausibility(robot.limits.velocity)
+            self._plausibility = Plausibility(robot.most_speed)
             self._joint_states = self.create_subscription(
                 JointState, robot.joint_states_topic, _polled, qos.FRESH,
                 callback_group=PolledGroup(), raw=True)

@@ -54,6 +54,8 @@ class ModelLearnerNode(LearnerNode):
         folder = RunFolder(Path(config.run.run_dir)).learner(NAME)
         learner = ModelLearner(config.model, task, incarnation=raise_incarnation(folder),
                                seed=learner_seed(config.run.seed, NAME))
+        self.get_logger().info(f'matrix product of the ensemble: {learner.product} '
+                               f'(model.product: {config.model.product})')
         return LearnerBridge(
             self, learner, LearnerFiles(folder), topic='model_parameters',
             publish_interval_s=config.model.publish_interval_s, bounds=StreamBounds.of(task),

@@ -1,10 +1,11 @@
-"""Improves the policy inside the newest model and publishes it with its exploration."""
+"""Improves the policy and publishes it with its exploration."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,20 +13,27 @@ from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder, RunSettings
-from async_mbrl.learning.config import ExplorationConfig, MePpoConfig, ModelConfig, SvgConfig
+from async_mbrl.core.schedule import ScheduleConfig
+from async_mbrl.core.snapshot import Snapshot
+from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import Learner, learner_seed
+from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.policy_server import PolicyServer
+from async_mbrl.learning.sequential import SequentialLearner
+from async_mbrl.learning.settings import IMPROVEMENTS
 from async_mbrl.ros.bounds import StreamBounds
 from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles
 from async_mbrl.ros.learner_node import LearnerNode, spin
 from async_mbrl.ros.lifecycle import run_managed
-from async_mbrl.ros.model_intake import ModelIntake
 from async_mbrl.ros.params import config_from_parameters, peek
+from async_mbrl.ros.snapshot_intake import SnapshotIntake
 from async_mbrl.tasks import TaskConfig, make_task
 
 NAME = 'policy_learner'
+MODEL_BACKLOG = 2
+"""One model may come while another waits to be taken; older ones go."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +46,22 @@ class PolicyLearnerConfig:
     model: ModelConfig = param('the dynamics ensemble')
     network: PolicyNetworkConfig = param('the policy network')
     exploration: ExplorationConfig = param('the exploration noise')
+    schedule: ScheduleConfig = param('how collecting and learning take turns')
 
 
-@dataclass(frozen=True)
-class MePpoLearnerConfig(PolicyLearnerConfig):
-    """Parameters of the node with ME-PPO."""
-
-    improvement: MePpoConfig = param('the algorithm')
-
-
-@dataclass(frozen=True)
-class SvgLearnerConfig(PolicyLearnerConfig):
-    """Parameters of the node with SVG."""
-
-    improvement: SvgConfig = param('the algorithm')
-
-
-CONFIGS = {'me_ppo': MePpoLearnerConfig, 'svg': SvgLearnerConfig}
+CONFIGS: dict[str, Any] = {
+    algorithm: make_dataclass(f'{settings.__name__}Node', [
+        ('improvement', settings, param('the algorithm'))],
+        bases=(PolicyLearnerConfig,), frozen=True)
+    for algorithm, settings in IMPROVEMENTS.items()}
+"""Parameters of the node with each algorithm."""
 
 
 class PolicyLearnerNode(LearnerNode):
-    """The policy learner as a managed node; in mode use it hands out what another run learned."""
+    """The policy learner as a managed node; in mode use it hands out what another run learned.
+
+    With a sequential schedule it learns the model, too.
+    """
 
     def __init__(self) -> None:
         """Read the parameters.
@@ -80,12 +83,21 @@ class PolicyLearnerNode(LearnerNode):
         files = LearnerFiles(folder, run_folder.first_policy, run_folder.policy)
         if self.config.run.mode == 'use':
             return self._bridge(self._server(raise_incarnation(folder)), files)
-        config = self.config
+        config, incarnation = self.config, raise_incarnation(folder)
         learner = PolicyLearner(
             config.improvement, config.model, config.network, config.exploration, self.task,
-            incarnation=raise_incarnation(folder), seed=learner_seed(config.run.seed, NAME))
-        return self._bridge(learner, files, ModelIntake(
-            self, learner.model_architecture, learner.model_bytes, learner.take_snapshot))
+            incarnation=incarnation, seed=learner_seed(config.run.seed, NAME))
+        if config.schedule.sequential:
+            model = ModelLearner(
+                config.model, self.task, incarnation=incarnation,
+                seed=learner_seed(config.run.seed, 'model_learner')
+            ) if config.improvement.NEEDS_MODEL else None
+            return self._bridge(SequentialLearner(config.schedule, model, learner), files)
+        if not config.improvement.NEEDS_MODEL:
+            return self._bridge(learner, files)
+        return self._bridge(learner, files, SnapshotIntake(
+            self, 'model', learner.model_architecture, learner.model_bytes, backlog=MODEL_BACKLOG,
+            decode=lambda model, _published_ns: model, take=learner.take_snapshot))
 
     def _server(self, incarnation: int) -> PolicyServer:
         run = self.config.run
@@ -97,7 +109,7 @@ class PolicyLearnerNode(LearnerNode):
         return server
 
     def _bridge(self, learner: Learner, files: LearnerFiles,
-                models: ModelIntake | None = None) -> LearnerBridge:
+                models: SnapshotIntake[Snapshot] | None = None) -> LearnerBridge:
         return LearnerBridge(
             self, learner, files, topic='policy_parameters',
             publish_interval_s=self.config.improvement.publish_interval_s,

@@ -18,7 +18,9 @@ from async_mbrl.collection.recording import RecordingStopped, write_recording
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunSettings
+from async_mbrl.core.schedule import ScheduleConfig
 from async_mbrl.core.transition import CommandKind
+from async_mbrl.ros.bridged_node import BridgedNode
 from async_mbrl.ros.lifecycle import ManagedNode, run_managed
 from async_mbrl.ros.params import config_from_parameters
 from async_mbrl.ros.robot_interface_bridge import RobotInterfaceBridge
@@ -38,9 +40,10 @@ class RobotInterfaceConfig:
     robot: RobotConfig = param('the robot')
     task: TaskConfig = param('the task')
     collection: CollectionConfig = param('how much is collected')
+    schedule: ScheduleConfig = param('how collecting and learning take turns')
 
 
-class RobotInterface(ManagedNode):
+class RobotInterface(BridgedNode[RobotInterfaceBridge]):
     """The robot interface as a managed node.
 
     Configured, it has opened the run folder and hears the others; active, it runs episodes.
@@ -57,24 +60,12 @@ class RobotInterface(ManagedNode):
         super().__init__('robot_interface')
         self.config = config_from_parameters(self, RobotInterfaceConfig)
         self.task = make_task(self.config.task, self.config.robot)
-        self.bridge: RobotInterfaceBridge | None = None
 
     def configure(self) -> None:
         """Take up the run."""
         config = self.config
         self.bridge = RobotInterfaceBridge(self, config.run, config.robot, self.task,
-                                           config.collection)
-
-    def activate(self) -> None:
-        """Take part."""
-        assert self.bridge is not None
-        self.bridge.go_on()
-
-    def deactivate(self) -> None:
-        """End the running episode, hold the arm, and command nothing until active again."""
-        if self.bridge is not None:
-            self.bridge.pause()
-            self.bridge.advance()
+                                           config.collection, config.schedule)
 
     def cleanup(self) -> None:
         """End the run as far as it has come."""

@@ -25,7 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 from async_mbrl.core.clock import RobotClock
 from async_mbrl.core.config import param
 from async_mbrl.core.realtime import use_fifo
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import BenchmarkConfig, RobotConfig
 from async_mbrl.core.run import RunSettings
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import to_time
@@ -35,9 +35,11 @@ from async_mbrl.ros.lifecycle import ManagedNode, run_managed
 from async_mbrl.ros.params import config_from_parameters
 from async_mbrl.ros.played_control import CommandIntake, ControllerManagerServices
 from async_mbrl.ros.run import note_stops
+from async_mbrl.ros.state_reset import ResetIntake
+from async_mbrl.simulation.body import make_physics
+from async_mbrl.simulation.config import PlantConfig
 from async_mbrl.simulation.controllers import ControllerStates
-from async_mbrl.simulation.driver import Pacer, SimulatedDriver
-from async_mbrl.simulation.physics import ArmPhysics, PlantConfig
+from async_mbrl.simulation.driver import CatchUpPacer, SimulatedDriver
 
 FIFO_PRIORITY = 45
 """Below the control loop, above everything that does not drive the arm."""
@@ -100,14 +102,16 @@ class SimBridge(ManagedNode):
             ConfigError: robot, plant and model do not fit.
         """
         robot, plant, seed = self._config.robot, self._config.plant, self._config.run.seed
-        self._physics = ArmPhysics(plant, robot, np.random.default_rng([seed, 1]))
+        self._physics = make_physics(plant, robot, np.random.default_rng([seed, 1]))
         self._neutral = self._physics.neutral_command()
+        # An arm follows what was set before; a body that was put somewhere waits for a command.
+        self._body = isinstance(robot, BenchmarkConfig)
         self._driver = SimulatedDriver(robot, plant)
         self._controllers = ControllerStates(robot)
         self._robot_clock = RobotClock(self._factor)
         self._start_s = self._robot_clock.now()
-        self._pacer = Pacer(self._robot_clock, self._physics.period_s,
-                            round(CATCH_UP_S * plant.physics_rate_hz))
+        self._pacer = CatchUpPacer(self._robot_clock, self._physics.period_s,
+                                   round(CATCH_UP_S * plant.physics_rate_hz), between=self._body)
         self._paused = self._enabled = self._following = False
         self._steps_of_state = round(plant.physics_rate_hz / plant.state_rate_hz)
         self._steps_of_truth = max(1, round(plant.physics_rate_hz / _TRUTH_RATE_HZ))
@@ -129,12 +133,13 @@ class SimBridge(ManagedNode):
     def _open(self) -> None:
         """Create publishers, subscription and services."""
         robot = self._config.robot
-        self._states = JointStatePublisher(self, robot.joint_states_topic, robot.joint_names)
-        self._truth = JointStatePublisher(self, 'ground_truth/joint_states', robot.joint_names)
+        self._states = JointStatePublisher(self, robot.joint_states_topic, robot.state_names)
+        self._truth = JointStatePublisher(self, 'ground_truth/joint_states', robot.state_names)
         self._status = self.create_publisher(BridgeStatus, 'bridge_status', qos.STATUS)
         self._clock_publisher = None if self._factor == 1.0 else self.create_publisher(
             Clock, '/clock', QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
         self._commands = CommandIntake(self, robot)
+        self._resets = ResetIntake(self, robot) if isinstance(robot, BenchmarkConfig) else None
         self.create_service(SetBool, '~/set_pause', self._on_set_pause)
         self.create_service(Trigger, '~/reset_world', self._on_reset_world)
         self.create_service(StepSimulation, '~/step_simulation', self._on_step_simulation)
@@ -218,6 +223,8 @@ class SimBridge(ManagedNode):
             self._serve_requests()
             if not self._simulating:
                 continue
+            if self._resets is not None and (state := self._resets.poll()) is not None:
+                self._reset(state)
             if not self._paused:
                 self._advance(due)
             now_s = time.monotonic()
@@ -252,7 +259,8 @@ class SimBridge(ManagedNode):
         first = physics.ticks
         command = None
         if self._following:
-            command = self._driver.command(self._robot_clock.now(), self._neutral)
+            command = self._driver.command(self._robot_clock.now(),
+                                           None if self._body else self._neutral)
         for _ in range(steps):
             physics.step(command)
         last = physics.ticks
@@ -317,13 +325,14 @@ class SimBridge(ManagedNode):
 
     def _on_reset_world(self, _request: Trigger.Request,
                         response: Trigger.Response) -> Trigger.Response:
-        def reset() -> None:
-            self._physics.reset(np.asarray(self._physics.robot.home))
-            self._neutral = self._physics.neutral_command()
-            # Otherwise the arm would snap back to the command from before.
-            self._driver.forget()
-        return self._in_loop(reset, response,
-                             'the arm is at its home pose; the last command is forgotten')
+        return self._in_loop(lambda: self._reset(self._physics.home), response,
+                             'the robot is at its home pose; the last command is forgotten')
+
+    def _reset(self, start: np.ndarray) -> None:
+        self._physics.reset(start)
+        self._neutral = self._physics.neutral_command()
+        # Otherwise the robot would snap back to the command from before.
+        self._driver.forget()
 
     def _on_step_simulation(self, request: StepSimulation.Request,
                             response: StepSimulation.Response) -> StepSimulation.Response:
@@ -348,7 +357,7 @@ class SimBridge(ManagedNode):
 
     def _publish_status(self) -> None:
         driver = self._driver
-        p50, p99, p999 = driver.gaps.quantiles_s((0.5, 0.99, 0.999))
+        p50, p99, p999 = driver.gaps.percentiles_s((0.5, 0.99, 0.999))
         message = BridgeStatus(
             simulation_time_s=self._physics.ticks * self._physics.period_s,
             real_time_factor=self._real_time_factor, paused=self._paused,
@@ -367,7 +376,7 @@ class SimBridge(ManagedNode):
         held = '' if not self._physics.holding else (
             'no commands: ' if self._following else
             'no controller that takes commands is active: ' if self._enabled else 'inactive: ')
-        gaps = driver.gaps.quantiles_s((0.5, 0.99, 0.999)) + [driver.gaps.maximum_s]
+        gaps = driver.gaps.percentiles_s((0.5, 0.99, 0.999)) + [driver.gaps.maximum_s]
         return Part('simulation', 'paused' if self._paused else 'running', {
             'real-time factor': self._real_time_factor, 'steps given up': self._pacer.given_up,
             'commands received': driver.received, 'commands refused': driver.refused,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.core.config import ConfigError, look_up
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.run import RunFolder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.core.config import ConfigError, look_up
 from async_mbrl.core.run import RunFolder
 from async_mbrl.reporting.outcome import closing_rows, deciding
@@ -30,9 +30,9 @@ def close_run(folder: RunFolder, composition: Composition, summary: Mapping[str,
     report = write_report(folder, composition, summary)
     print_summary(summary)
     rate = look_up(summary, f'evaluation.{deciding(summary)}.success_rate')
-    if rate is not None and not composition.run.dry_run:
-        wanted = composition.task.success_rate
+    wanted = composition.task.wanted_success_rate
+    if rate is not None and wanted is not None and not composition.run.dry_run:
         verdict = 'met' if rate >= wanted else 'missed'
-        print(f'success criterion {verdict}: {rate:.1%} of the goals, {wanted:.0%} wanted')
+        print(f'success criterion {verdict}: {rate:.1%} of the episodes, {wanted:.0%} wanted')
     print(f'run     {folder.root}')
     print(f'report  {report}', flush=True)

@@ -20,9 +20,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.core.config import look_up
 from async_mbrl.core.run import RunFolder
+from async_mbrl.tasks.config import ReachConfig
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -120,7 +121,8 @@ def draw_success(axes: Axes, summary: Mapping[str, Any], metrics: Metrics,
     """Draw the success rate while learning, and what the final policy was judged to reach."""
     del metrics
     points = curve(summary)
-    if not len(points):
+    wanted = composition.task.wanted_success_rate
+    if not len(points) or wanted is None:
         return False
     axes.plot(points[:, 0], 100 * points[:, 2], color=GREEN, marker='o', markersize=3,
               label='while learning')
@@ -130,10 +132,10 @@ def draw_success(axes: Axes, summary: Mapping[str, Any], metrics: Metrics,
             count = look_up(summary, f'evaluation.{kind}.episodes')
             axes.plot(points[-1, 0], 100 * rate, marker, color=colour, clip_on=False,
                       markersize=10 if marker == '*' else 6, linestyle='none',
-                      label=f'last, {count} goals {kind}')
-    axes.axhline(100 * composition.task.success_rate, color=GREY, linestyle=':', linewidth=1.2,
-                 label=f'criterion, {composition.task.success_rate:.0%}')
-    axes.set(xlabel=_TIME, ylabel='goals reached, %', ylim=(-2, 102))
+                      label=f'last, {count} episodes {kind}')
+    axes.axhline(100 * wanted, color=GREY, linestyle=':', linewidth=1.2,
+                 label=f'criterion, {wanted:.0%}')
+    axes.set(xlabel=_TIME, ylabel='successful episodes, %', ylim=(-2, 102))
     axes.legend(loc='lower right')
     return True
 
@@ -143,7 +145,7 @@ def draw_distance(axes: Axes, summary: Mapping[str, Any], metrics: Metrics,
     """Draw the final distance of the learning episodes against data time, logarithmic."""
     del summary
     time_s, distance = changes(metrics, 'distance_m')
-    if not len(time_s):
+    if not len(time_s) or not isinstance(composition.task, ReachConfig):
         return False
     axes.semilogy(time_s, 1000 * distance, color=BLUE, marker='o', markersize=3,
                   label='end of a learning episode')
@@ -275,8 +277,8 @@ def draw_latency(axes: Axes, summary: Mapping[str, Any], metrics: Metrics,
 
 
 PLOTS = (
-    Plot('Success', 'Share of the last 5 learning episodes that ended within the success distance, '
-         'and what the last policy reached without exploration.', draw_success),
+    Plot('Success', 'Share of the last 5 learning episodes that were successful, and what the last '
+         'policy reached without exploration.', draw_success),
     Plot('Final distance', 'Mean distance of the tool points to the goal at the end of each '
          'learning episode.', draw_distance),
     Plot('Return', 'Return of the learning episodes.', draw_return),
@@ -335,7 +337,8 @@ def save_overview(path: Path, summary: Mapping[str, Any], metrics: Metrics,
         run = composition.run
         figure.suptitle(
             f'{composition.robot.name} · {composition.task.name} · {run.algorithm}, '
-            f'{composition.schedule}, seed {run.seed}', x=0.01, ha='left', color=GREY, fontsize=9)
+            f'{composition.schedule.name}, seed {run.seed}', x=0.01, ha='left', color=GREY,
+            fontsize=9)
         figure.savefig(path)
 
 

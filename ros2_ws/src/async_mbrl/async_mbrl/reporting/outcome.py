@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError, look_up
 from async_mbrl.core.files import write_atomically
@@ -93,20 +93,24 @@ def evaluate_offline(folder: RunFolder, composition: Composition, episodes: int 
                           composition.network, episodes or EVALUATION_EPISODES, seed)
     except SnapshotError as error:
         raise ConfigError(f'{folder.policy}: {error}') from None
-    offline = {**figures(np.asarray(result.distances), np.asarray(result.returns),
-                         float(result.success_rate)),
+    offline = {**figures(result.distances, result.returns, result.success_rate),
                'aborted': len(result.aborts), 'seed': seed,
                'policy_version': str(snapshot.version)}
     return extend_summary(folder, {'evaluation': {'offline': offline}})
 
 
-def figures(distances: np.ndarray, returns: np.ndarray, success_rate: float) -> dict[str, Any]:
-    """Sum up final distances (episodes,), m, and returns (episodes,) of an evaluation."""
+def figures(distances: np.ndarray | None, returns: np.ndarray,
+            success_rate: float | None) -> dict[str, Any]:
+    """Sum up final distances (episodes,), m, and returns (episodes,) of an evaluation.
+
+    None stands for what the task does not define.
+    """
     return {
-        'episodes': len(distances),
+        'episodes': len(returns),
         'success_rate': success_rate,
-        'final_distance_m': {'median': float(np.median(distances)),
-                             'p95': float(np.percentile(distances, 95))},
+        'final_distance_m': {
+            'median': None if distances is None else float(np.median(distances)),
+            'p95': None if distances is None else float(np.percentile(distances, 95))},
         'return': {'mean': float(np.mean(returns)), 'std': float(np.std(returns))},
     }
 
@@ -117,9 +121,10 @@ def deciding(summary: Mapping[str, Any]) -> str:
 
 
 def succeeded(summary: Mapping[str, Any], composition: Composition) -> bool:
-    """Whether the evaluation that decides met the success criterion of the task."""
+    """Whether the evaluation that decides met the success criterion of the task, if it has one."""
+    wanted = composition.task.wanted_success_rate
     rate = look_up(summary, f'evaluation.{deciding(summary)}.success_rate') or 0.0
-    return float(rate) >= composition.task.success_rate
+    return wanted is None or float(rate) >= wanted
 
 
 def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -138,6 +143,11 @@ def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             f'{p95 * 1000:.1f} mm (p95)',
             f'{path}.success_rate', f'{path}.episodes', f'{path}.final_distance_m.median',
             f'{path}.final_distance_m.p95')
+        if look_up(summary, f'{path}.final_distance_m.median') is None:
+            add(f'return, {kind}', lambda mean, std, count: f'{mean:.1f} ± {std:.1f} (mean and '
+                f'standard deviation of {count} episodes)', f'{path}.return.mean',
+                f'{path}.return.std', f'{path}.episodes')
+            add(f'successes, {kind}', lambda share: f'{share:.1%}', f'{path}.success_rate')
     add('data time', lambda data, motion: f'{data:.0f} s, {motion:.0f} s of it in motion',
         'robot_time_s', 'motion_time_s')
     add('run time / data time', lambda ratio, wall: f'{ratio:.3f} ({wall:.0f} s)',
@@ -147,6 +157,9 @@ def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     add('learning', lambda model, policy: f'{model:.0f} model updates, {policy:.0f} policy updates '
         'while the arm moved', 'updates_during_motion.model_learner',
         'updates_during_motion.policy_learner')
+    if look_up(summary, 'updates_during_motion.model_learner') is None:
+        add('learning', lambda policy: f'{policy:.0f} policy updates while the arm moved',
+            'updates_during_motion.policy_learner')
     add('policies', lambda published, applied: f'{published} published, {applied} taken over',
         'policy.versions_published', 'policy.versions_applied')
     add('policy age', lambda p50, p99: f'{p50:.2f} s (median), {p99:.2f} s (p99)',

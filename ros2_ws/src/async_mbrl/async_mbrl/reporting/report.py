@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from async_mbrl.bringup.compose import Composition
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.core.config import look_up
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.run import RunFolder
@@ -91,7 +91,8 @@ def page(name: str, composition: Composition, summary: Mapping[str, Any], metric
         animation: GIF of before and after, if there is one.
     """
     run = composition.run
-    subtitle = (f'run {name} · {run.algorithm} · schedule {composition.schedule} · seed {run.seed}')
+    subtitle = (f'run {name} · {run.algorithm} · schedule {composition.schedule.name} · '
+                f'seed {run.seed}')
     shown = '' if animation is None else (
         '<h2>Before and after</h2><div class="card">'
         f'<img alt="the arm before and after learning" src="{_embed(animation, "image/gif")}">'
@@ -121,13 +122,19 @@ def _tiles(composition: Composition, summary: Mapping[str, Any]) -> list[str]:
                 f'<p>{html.escape(text)}</p></div>')
 
     judged = f'evaluation.{deciding(summary)}'
+    wanted = composition.task.wanted_success_rate
     rate = look_up(summary, f'{judged}.success_rate') or 0.0
+    success = [] if wanted is None else [
+        tile(f'{judged}.success_rate', 'of fresh episodes successful', '{:.1f} %', 100.0,
+             rate >= wanted)]
+    quality = (tile(f'{judged}.final_distance_m.median', 'median distance at the end',
+                    '{:.1f} mm', 1000.0)
+               if look_up(summary, f'{judged}.final_distance_m.median') is not None else
+               tile(f'{judged}.return.mean', 'mean return of fresh episodes', '{:.1f}'))
     lost = look_up(summary, 'transitions.lost')
     return [
-        tile(f'{judged}.success_rate', 'of fresh goals reached', '{:.1f} %', 100.0,
-             rate >= composition.task.success_rate),
-        tile(f'{judged}.final_distance_m.median', 'median distance at the end',
-             '{:.1f} mm', 1000.0),
+        *success,
+        quality,
         tile('robot_time_s', 'data time', '{:.0f} s'),
         tile('data_time_ratio', 'run time / data time', '{:.3f}'),
         tile('transitions.lost', 'transitions lost', '{:.0f}', 1.0, lost == 0),

@@ -27,8 +27,8 @@ class RunProgress:
     episodes: int = 0
     evaluation_episodes: int = 0
     recent_return: float = 0.0
-    recent_success_rate: float = 0.0
-    last_distance_m: float = 0.0
+    recent_success_rate: float | None = None
+    last_distance_m: float | None = None
     transitions: int = 0
 
 
@@ -215,7 +215,8 @@ class ViewState:
     def _take_run(self, update: RunProgress, now: float) -> None:
         before = self.run
         if update.episodes > (0 if before is None else before.episodes):
-            self.distances_m.append(update.last_distance_m)
+            if update.last_distance_m is not None:
+                self.distances_m.append(update.last_distance_m)
             self.returns.append(update.recent_return)
         if before is not None and before.phase != update.phase:
             self.messages.append(f'run: {update.phase}' + (f', {update.reason}' if update.reason

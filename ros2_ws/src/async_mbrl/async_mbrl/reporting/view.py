@@ -48,8 +48,12 @@ def plain_line(state: ViewState) -> str:
     parts.append(f'motion {run.motion_time_s:.0f}/{run.motion_time_limit_s:.0f} s')
     parts.append(f'data {run.robot_time_s:.0f} s, run {run.wall_time_s:.0f} s')
     if run.episodes:
-        parts.append(f'{run.episodes} episodes, last ended {run.last_distance_m * 100:.1f} cm off, '
-                     f'success {run.recent_success_rate:.0%}, return {run.recent_return:.1f}')
+        parts.append(f'{run.episodes} episodes'
+                     + ('' if run.last_distance_m is None else
+                        f', last ended {run.last_distance_m * 100:.1f} cm off')
+                     + ('' if run.recent_success_rate is None else
+                        f', success {run.recent_success_rate:.0%}')
+                     + f', return {run.recent_return:.1f}')
     if controller is not None:
         parts.append(f'policy {controller.policy_version} aged {controller.policy_age_s:.1f} s, '
                      f'jitter p99 {controller.jitter_p99_ms:.2f} ms')
@@ -108,14 +112,18 @@ def _figures(state: ViewState) -> RenderableType:
     grid.add_column(no_wrap=True, overflow='crop')
     run, controller = state.run, state.controller
     if run is not None and run.episodes:
-        grid.add_row('final distance', f'{run.last_distance_m * 100:.1f} cm',
-                     Text(sparkline(state.distances_m), 'green'))
+        if run.last_distance_m is not None:
+            grid.add_row('final distance', f'{run.last_distance_m * 100:.1f} cm',
+                         Text(sparkline(state.distances_m), 'green'))
         grid.add_row('return', f'{run.recent_return:.2f}', Text(sparkline(state.returns), 'cyan'))
-        text = f'{run.recent_success_rate:.0%} of the last {min(run.episodes, 5)}'
         note = f'{run.episodes} episodes'
         if run.evaluation_episodes:
             note += f', {run.evaluation_episodes} of evaluation'
-        grid.add_row('success', text, Text(note, _DIM))
+        if run.recent_success_rate is None:
+            grid.add_row('episodes', note)
+        else:
+            text = f'{run.recent_success_rate:.0%} of the last {min(run.episodes, 5)}'
+            grid.add_row('success', text, Text(note, _DIM))
     loss = state.loss()
     if loss is not None:
         grid.add_row(f'model {loss[0].replace("_", " ")}', f'{loss[1]:.4g}',

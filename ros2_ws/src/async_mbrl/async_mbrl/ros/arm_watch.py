@@ -36,7 +36,7 @@ class ArmWatch:
         """Subscribe."""
         self._log = node.get_logger()
         self._topic = robot.joint_states_topic
-        self._reader = JointStateReader(robot.joint_names)
+        self._reader = JointStateReader(robot.state_names)
         group = PolledGroup()
         self._joint_states = node.create_subscription(
             JointState, self._topic, _polled, qos.FRESH, raw=True, callback_group=group)
@@ -46,7 +46,7 @@ class ArmWatch:
         self._truth = node.create_subscription(
             JointState, 'ground_truth/joint_states', _polled, qos.FRESH, raw=True,
             callback_group=group)
-        self._truth_reader = JointStateReader(robot.joint_names)
+        self._truth_reader = JointStateReader(robot.state_names)
         self._processes = ProcessWatch()
         self._heard_s = -np.inf
         self._wrong = ''

@@ -76,16 +76,18 @@ class StreamBounds:
         observation: numbers of an observation.
         action: numbers of an action, one a joint.
         goal: numbers of a goal.
+        start: numbers of what an episode starts from.
     """
 
     observation: int
     action: int
     goal: int
+    start: int
 
     @classmethod
     def of(cls, task: Any) -> StreamBounds:
         """Give those of a task (see :mod:`async_mbrl.tasks`)."""
-        return cls(task.observation_size, task.action_size, task.goal_size)
+        return cls(task.observation_size, task.action_size, task.goal_size, task.start_size)
 
     def most_bytes(self, kind: type) -> int:
         """Give the most bytes that a message of a stream has."""
@@ -94,7 +96,7 @@ class StreamBounds:
         if kind is msg.ControlStep:
             return FIXED_BYTES + 4 * REASON_CHARACTERS + 4 * (self.observation + 2 * self.action)
         # Commands of a wrong size must reach the controller, which refuses them by name.
-        return FIXED_BYTES + 4 * (8 * self.action + 4 * self.goal)
+        return FIXED_BYTES + 4 * (8 * self.start + 4 * self.goal)
 
     def flaw(self, message: Any) -> str:
         """Say what is wrong with a message of a stream; empty if nothing is."""

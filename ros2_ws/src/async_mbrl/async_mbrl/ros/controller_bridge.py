@@ -32,7 +32,7 @@ from async_mbrl.control.process import LoopProcess
 from async_mbrl.core.clock import RobotClock
 from async_mbrl.core.host import host_id
 from async_mbrl.core.network import PolicyNetworkConfig
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import BenchmarkConfig, RobotConfig
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode, StepKind
 from async_mbrl.ros import qos
@@ -44,6 +44,7 @@ from async_mbrl.ros.convert import command_from_message, step_to_message, to_sec
 from async_mbrl.ros.driver import PolledGroup
 from async_mbrl.ros.joint_states import JointStateError, JointStateReader
 from async_mbrl.ros.policy_intake import PolicyIntake
+from async_mbrl.ros.state_reset import ResetPublisher
 from async_mbrl.ros.streams import (
     CONTROL_STEPS,
     EPISODE_COMMANDS,
@@ -99,15 +100,16 @@ class ControllerBridge:
         self._session = time.time_ns()
         self._died = ''
         self._closing = False
-        self._reader = JointStateReader(robot.joint_names)
-        self._plausibility = Plausibility(robot.limits.velocity)
+        self._reader = JointStateReader(robot.state_names)
+        self._plausibility = Plausibility(robot.most_speed)
         self._joints_known = False
         self._wrong_since_s = float('inf')
         self._factor = factor
         self._orders_end: tuple[int, int] = (0, 0)
         self._passed_over: EpisodeCommand | None = None
         self.measured: tuple[float, np.ndarray, np.ndarray] | None = None
-        """Newest joint state: when it was received, robot time, s; (n,) rad; (n,) rad/s."""
+        """Newest joint state: when it was received, robot time, s; (states,) rad; (states,)
+        rad/s."""
         self._joints = robot.joints
         self._interface = robot.command_interface
         self._ticks_told = 0
@@ -116,6 +118,8 @@ class ControllerBridge:
         self._policy_adopted_s: collections.OrderedDict[Version, float] = (
             collections.OrderedDict())
         self._commands = CommandPublisher(node, robot, options.dry_run)
+        self._resets = (ResetPublisher(node, robot)
+                        if isinstance(robot, BenchmarkConfig) and not options.dry_run else None)
         self._safety = node.create_publisher(msg.SafetyStatus, 'safety_status', qos.HEARTBEAT)
         self._steps = StreamPublisher(node, CONTROL_STEPS, session=self._session)
         self._orders = StreamSubscriber(node, EPISODE_COMMANDS, self._on_order,
@@ -308,6 +312,8 @@ class ControllerBridge:
                 command = loop.newest_command()
                 if command is not None:
                     self._send(command)
+                if self._resets is not None and (state := loop.wanted_state()) is not None:
+                    self._resets.publish(state)
                 if late:        # the tick was: the next one must not go without
                     self._take_joint_state()
                 self._publish_events()

@@ -12,7 +12,7 @@ from async_mbrl.control.move import AT_REST_RAD_S
 from async_mbrl.control.plausibility import Standstill
 from async_mbrl.control.process import LoopProcess
 from async_mbrl.core.config import ConfigError
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig, RobotConfig
 from async_mbrl.ros.controller_bridge import ControllerBridge
 from async_mbrl.ros.controller_manager import HandOver
 from async_mbrl.ros.lifecycle import ManagedNode
@@ -49,8 +49,9 @@ class ControllerGate:
         self._log = node.get_logger()
         self._loop = loop
         self._bridge = bridge
-        self._effort = robot.command_interface == 'effort'
-        self._compensated = robot.gravity_compensated
+        # A benchmark body stands where it was put until it is commanded, whatever that means.
+        self._effort = isinstance(robot, ArmConfig) and robot.command_interface == 'effort'
+        self._compensated = isinstance(robot, ArmConfig) and robot.gravity_compensated
         self._dry_run = dry_run
         # In a dry run the arm stays with whoever has it.
         self._hand_over = None if dry_run else HandOver(node, robot)

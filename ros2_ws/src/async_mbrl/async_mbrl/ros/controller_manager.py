@@ -18,6 +18,10 @@ from async_mbrl.core.config import ConfigError
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.ros.driver import PolledGroup
 
+APPEAR_S = 45.0
+"""A driver that is started together with the run may take so long on a busy machine; less than the
+``start_timeout_s`` of a run, so that what is missing is named."""
+
 PATIENCE_S = 5.0
 SWITCH_TIMEOUT_S = 2
 ACTIVE = 'active'
@@ -135,6 +139,7 @@ class HandOver:
         self._controllers, self._others = robot.controllers, robot.other_controllers
         self._manager = (ControllerManager(node, robot.controller_manager)
                          if robot.controller_manager else None)
+        self._appeared = False
         self._to_activate: tuple[str, ...] = ()
         self._to_deactivate: tuple[str, ...] = ()
         self._undo: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
@@ -181,11 +186,15 @@ class HandOver:
             return
         self._asked = None      # the answer would be of before
         self._undo = ((), ())
-        if not manager.wait(PATIENCE_S):
+        patience_s = PATIENCE_S if self._appeared else APPEAR_S
+        if not manager.ready:
+            self._log.info(f'waiting for {manager.name}, for {patience_s:g} s at most')
+        if not manager.wait(patience_s):
             raise ConfigError(
                 f'robot.controller_manager: {manager.name} has not appeared within '
-                f'{PATIENCE_S:g} s; start the driver, or name the right one, or leave it empty '
+                f'{patience_s:g} s; start the driver, or name the right one, or leave it empty '
                 'without ros2_control')
+        self._appeared = True
         try:
             states = manager.states()
             for name in self._controllers:

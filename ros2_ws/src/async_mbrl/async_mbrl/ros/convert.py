@@ -57,6 +57,11 @@ def version_to_message(version: Version) -> msg.SnapshotVersion:
     return msg.SnapshotVersion(incarnation=version.incarnation, counter=version.counter)
 
 
+def metrics_from_message(message: msg.LearnerStatus) -> dict[str, float]:
+    """Give the scalars of a learner by name; those without a value are left out."""
+    return dict(zip(message.metric_names, map(float, message.metric_values), strict=False))
+
+
 def version_from_message(message: msg.SnapshotVersion) -> Version:
     """Give the version of a message."""
     return Version(message.incarnation, message.counter)
@@ -168,6 +173,11 @@ def snapshot_to_messages(snapshot: Snapshot, publisher_id: str,
 def parts_of(total_bytes: int) -> int:
     """Give the parts that a snapshot of so many bytes is cut into."""
     return max(1, -(-total_bytes // PART_BYTES))
+
+
+def snapshot_parts(tensor_bytes: int) -> int:
+    """Give the parts, at most, that a snapshot whose tensors take so many bytes is cut into."""
+    return parts_of(tensor_bytes + HEADER_BYTES)
 
 
 class SnapshotAssembler:

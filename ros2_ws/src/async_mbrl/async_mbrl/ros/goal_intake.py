@@ -11,7 +11,7 @@ from rclpy.node import Node
 
 from async_mbrl.collection.collector import Clearance
 from async_mbrl.collection.goals import GoalCheck, GoalError, GoalSequence
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 from async_mbrl.ros import qos
 from async_mbrl.ros.arm_watch import ArmWatch
 from async_mbrl.ros.bounds import subscribe
@@ -22,7 +22,7 @@ MOST_BYTES = 4096
 class GoalIntake:
     """Subscribe to poses of the tool frame and hand over the ones that the arm can reach."""
 
-    def __init__(self, node: Node, robot: RobotConfig, task: Any, clearance: Clearance,
+    def __init__(self, node: Node, robot: ArmConfig, task: Any, clearance: Clearance,
                  arm: ArmWatch, sequence: GoalSequence, seed: int,
                  taken: Callable[[], None]) -> None:
         """Create the subscription.

@@ -28,12 +28,11 @@ from async_mbrl.learning.learner import Learner
 from async_mbrl.learning.run_pin import RunPin
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import StreamBounds, subscribe
-from async_mbrl.ros.convert import snapshot_to_messages, transition_from_message
+from async_mbrl.ros.convert import snapshot_parts, snapshot_to_messages, transition_from_message
 from async_mbrl.ros.diagnostics import Diagnostics
-from async_mbrl.ros.entities import Entities
 from async_mbrl.ros.learner_report import LearnerReport
 from async_mbrl.ros.lifecycle import ManagedNode
-from async_mbrl.ros.model_intake import ModelIntake, snapshot_parts
+from async_mbrl.ros.snapshot_intake import SnapshotIntake
 from async_mbrl.ros.streams import TRANSITIONS, StreamSubscriber
 from async_mbrl.ros.triggers import PERIOD_S as TRIGGER_PERIOD_S
 from async_mbrl.ros.triggers import Request, Triggers
@@ -78,7 +77,7 @@ class LearnerBridge:
 
     def __init__(self, node: ManagedNode, learner: Learner, files: LearnerFiles, *, topic: str,
                  publish_interval_s: float, bounds: StreamBounds, dry_run: bool,
-                 models: ModelIntake | None = None) -> None:
+                 models: SnapshotIntake[Snapshot] | None = None) -> None:
         """Restore the learner and join the graph; :meth:`go_on` begins to learn.
 
         Args:
@@ -100,12 +99,11 @@ class LearnerBridge:
         self._learner = learner
         self._files = files
         self._interval_s = publish_interval_s
-        self._entities = Entities(node)
         self._publisher_id = uuid.uuid4().hex
         self._report = LearnerReport(node, learner, self._publisher_id, models)
         self._published: Snapshot | None = None
         self._published_s = -math.inf
-        self._published_state = (-1, -1)
+        self._told: tuple[int, ...] | None = None
         self._unused: list[int] = []
         self._beat_s = time.monotonic()
 
@@ -173,9 +171,8 @@ class LearnerBridge:
             self._thread.join()
 
     def close(self) -> None:
-        """Leave the graph; :meth:`stop` comes first."""
+        """Refuse what was asked and not answered yet; :meth:`stop` comes first."""
         self._triggers.refuse_open('the learner has ended')
-        self._entities.destroy()
 
     def _on_transition(self, message: msg.Transition, recovered: bool) -> None:
         if not recovered:
@@ -344,14 +341,14 @@ class LearnerBridge:
 
     def _changed(self) -> bool:
         """Whether there is something to hand out that was not yet."""
-        return self._published_state != (self._learner.updates, self._learner.next_transition)
+        return self._told != self._learner.news
 
     def _publish(self, snapshot: Snapshot) -> None:
         now = self._node.get_clock().now().to_msg()
         for message in snapshot_to_messages(snapshot, self._publisher_id, now):
             self._publisher.publish(message)
         self._published, self._published_s = snapshot, time.monotonic()
-        self._published_state = (self._learner.updates, self._learner.next_transition)
+        self._told = self._learner.news
         self._report.published = snapshot.version
         self._report.metrics = self._learner.metrics()
         first = self._files.first_snapshot

@@ -9,6 +9,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.learning.checkpoint import CheckpointError
+from async_mbrl.ros.bridged_node import BridgedNode
 from async_mbrl.ros.learner_bridge import IDLE_S, LearnerBridge
 from async_mbrl.ros.lifecycle import ManagedNode
 from async_mbrl.ros.run import note_stops
@@ -17,13 +18,11 @@ SWITCH_INTERVAL_S = 0.0005
 """The interpreter hands the lock over this soon, so that callbacks do not wait for computing."""
 
 
-class LearnerNode(ManagedNode):
+class LearnerNode(BridgedNode[LearnerBridge]):
     """Configured, it has restored its checkpoint and takes what arrives; active, it learns.
 
     Deactivated, it stops learning, but goes on receiving, answering and giving heartbeats.
     """
-
-    bridge: LearnerBridge | None = None
 
     def build(self) -> LearnerBridge:
         """Build the learner and what carries its messages.
@@ -40,16 +39,6 @@ class LearnerNode(ManagedNode):
             self.bridge = self.build()
         except CheckpointError as error:
             raise ConfigError(str(error)) from None
-
-    def activate(self) -> None:
-        """Learn."""
-        assert self.bridge is not None
-        self.bridge.go_on()
-
-    def deactivate(self) -> None:
-        """Learn no more, for now."""
-        if self.bridge is not None:
-            self.bridge.pause()
 
     def cleanup(self) -> None:
         """Save and leave the graph."""

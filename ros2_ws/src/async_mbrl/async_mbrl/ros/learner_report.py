@@ -7,13 +7,13 @@ import time
 from async_mbrl_interfaces import msg
 from rclpy.node import Node
 
-from async_mbrl.core.snapshot import NO_VERSION
+from async_mbrl.core.snapshot import NO_VERSION, Snapshot
 from async_mbrl.learning.learner import Learner
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import doubles, version_to_message
 from async_mbrl.ros.diagnostics import Part
 from async_mbrl.ros.latency import LatencyRecord
-from async_mbrl.ros.model_intake import ModelIntake
+from async_mbrl.ros.snapshot_intake import SnapshotIntake
 from async_mbrl.ros.streams import StreamSubscriber
 
 _STATES = {value: name.lower() for name, value in (
@@ -29,7 +29,7 @@ class LearnerReport:
     """The stream of transitions; set by the owner before anything is published."""
 
     def __init__(self, node: Node, learner: Learner, session: str,
-                 models: ModelIntake | None) -> None:
+                 models: SnapshotIntake[Snapshot] | None) -> None:
         """Create the publisher."""
         self._node = node
         self._learner = learner
@@ -69,7 +69,7 @@ class LearnerReport:
             self.received_latency, self.first_use_latency))
         metrics = dict(self.metrics)
         if self._models is not None:
-            metrics['models_refused'] = float(self._models.refused)
+            metrics['models_refused'] = float(self._models.acceptance.refused)
         status = msg.LearnerStatus(
             name=self._node.get_name(), session=self._session, state=self.state,
             reason=self.reason, version=version_to_message(self.published),
@@ -94,6 +94,6 @@ class LearnerReport:
             'waiting share': self._waiting_s / self._running_s if self._running_s else 0.0,
             'transition latency p99, ms': self.received_latency.percentiles_ms()[1]}
         if self._models is not None:
-            values['models refused'] = self._models.refused
+            values['models refused'] = self._models.acceptance.refused
         return Part('learning', _STATES[self.state], values,
                     ('' if failed else self.reason,), (self.reason if failed else '',))

@@ -22,7 +22,6 @@ from rclpy.subscription import Subscription
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.ros.driver import PolledGroup
-from async_mbrl.ros.entities import Entities
 from async_mbrl.ros.events import SILENT_PUBLISHER, SILENT_SUBSCRIPTION, QosEvents
 from async_mbrl.ros.run import StopRequested, raise_stop
 
@@ -49,7 +48,7 @@ class ManagedNode(LifecycleNode):
         """What has ended in the error state; None if nothing has."""
         self._refusal: Exception | None = None
         self._stopped = False
-        self._entities: Entities | None = None
+        self._before: list[Any] = []
         self.autostart = bool(self.declare_parameter('autostart', True).value)
 
     def create_publisher(self, *args: Any, **options: Any) -> Publisher:
@@ -136,7 +135,7 @@ class ManagedNode(LifecycleNode):
     @final
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Call :meth:`configure`."""
-        self._entities = Entities(self)
+        self._before = [entity for entity, _ in self._entities()]
         return self._guarded('configure', self.configure)
 
     @final
@@ -198,9 +197,20 @@ class ManagedNode(LifecycleNode):
         return SUCCESS
 
     def _clean_up(self) -> None:
-        self.cleanup()
-        if self._entities is not None:
-            self._entities.destroy()
+        try:
+            self.cleanup()
+        finally:
+            for entity, destroy in self._entities():
+                if not any(entity is other for other in self._before):
+                    destroy(entity)
+
+    def _entities(self) -> list[tuple[Any, Callable[[Any], Any]]]:
+        """Give what the node has on the graph, and its timers, each with what destroys it."""
+        return [(entity, destroy) for entities, destroy in (
+            (self.timers, self.destroy_timer), (self.clients, self.destroy_client),
+            (self.services, self.destroy_service),
+            (self.subscriptions, self.destroy_subscription),
+            (self.publishers, self.destroy_publisher)) for entity in entities]
 
     def _stop(self) -> None:
         if self._stopped:

@@ -11,7 +11,7 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
 from async_mbrl.collection.goals import ToolFrame
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig
 from async_mbrl.ros import qos
 
 _GOAL = ColorRGBA(r=0.05, g=0.66, b=0.33, a=0.85)
@@ -23,7 +23,7 @@ _SPHERE_M, _LINE_M = 0.03, 0.005
 class Markers:
     """Publish ``markers`` and ``/tf``; cheap where nobody looks."""
 
-    def __init__(self, node: Node, robot: RobotConfig, tool_points: ToolFrame) -> None:
+    def __init__(self, node: Node, robot: ArmConfig, tool_points: ToolFrame) -> None:
         """Create the publishers.
 
         Args:

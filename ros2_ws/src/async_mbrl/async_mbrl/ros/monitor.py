@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -49,8 +50,12 @@ def run_progress(message: msg.RunStatus) -> RunProgress:
         motion_time_limit_s=message.motion_time_limit_s, robot_time_s=message.robot_time_s,
         wall_time_s=message.wall_time_s, episodes=message.episodes,
         evaluation_episodes=message.evaluation_episodes, recent_return=message.recent_return,
-        recent_success_rate=message.recent_success_rate,
-        last_distance_m=message.last_distance_m, transitions=message.next_transition)
+        recent_success_rate=_defined(message.recent_success_rate),
+        last_distance_m=_defined(message.last_distance_m), transitions=message.next_transition)
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def controller_health(message: msg.ControllerStatus) -> ControllerHealth:
@@ -98,7 +103,8 @@ class Monitor:
     def __init__(self, name: str = 'async_mbrl_monitor') -> None:
         """Subscribe; :meth:`start` begins to listen."""
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        # Not the arguments of this process: `robot:=fr3` of `ros2 launch` would rename things.
+        rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node(name, context=self._context, start_parameter_services=False,
                           enable_rosout=False)
         self._executor = SingleThreadedExecutor(context=self._context)

@@ -38,9 +38,9 @@ def config_from_parameters(node: Node, cls: type[T]) -> T:
     Raises:
         ConfigError: unknown or missing parameter, wrong type, value out of range.
     """
-    known = {leaf.name: leaf for leaf in leaves(cls)}
     given = {name: parameter.value for name, parameter in node._parameter_overrides.items()
              if name not in _ALWAYS_KNOWN and not name.startswith('qos_overrides.')}
+    known = {leaf.name: leaf for leaf in leaves(cls, given=nest(given))}
     for name in given:
         if name not in known:
             near = [other for other in known if other.split('.')[-1] == name.split('.')[-1]]
@@ -66,7 +66,7 @@ def _declare(node: Node, leaf: Leaf, value: Any) -> None:
     kind = _ARRAYS[element[0]] if element else _TYPES[leaf.type]
     descriptor = ParameterDescriptor(
         name=leaf.name, type=kind.value, description=leaf.doc, read_only=True,
-        additional_constraints=f'one of {", ".join(leaf.choices)}' if leaf.choices else '')
+        additional_constraints=_constraints(leaf))
     limited = leaf.minimum is not None or leaf.maximum is not None
     if limited and leaf.type is float:
         descriptor.floating_point_range = [FloatingPointRange(
@@ -75,6 +75,20 @@ def _declare(node: Node, leaf: Leaf, value: Any) -> None:
         descriptor.integer_range = [IntegerRange(
             from_value=int(_or(leaf.minimum, -2**63)), to_value=int(_or(leaf.maximum, 2**63 - 1)))]
     node.declare_parameter(leaf.name, value, descriptor, ignore_override=True)
+
+
+def _constraints(leaf: Leaf) -> str:
+    """Say in words what a descriptor has no field for, of each element where there are several."""
+    words = []
+    if leaf.choices:
+        words.append(f'one of {", ".join(leaf.choices)}')
+    if typing.get_args(leaf.type):      # ROS applies ranges to single numbers only
+        if leaf.minimum is not None:
+            words.append(f'at least {leaf.minimum}')
+        if leaf.maximum is not None:
+            words.append(f'at most {leaf.maximum}')
+        return f'each {" and ".join(words)}' if words else ''
+    return ''.join(words)
 
 
 def _or(value: float | None, fallback: float) -> float:

@@ -21,7 +21,8 @@ _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
 def robot_description(timeout_s: float = TIMEOUT_S) -> str | None:
     """Give what is published on ``robot_description``; None if nothing arrives in time."""
     context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    # Not the arguments of this process: `robot:=fr3` of `ros2 launch` would rename things.
+    rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = Node('async_mbrl_description', context=context, start_parameter_services=False,
                 enable_rosout=False)
     executor = SingleThreadedExecutor(context=context)

@@ -31,8 +31,9 @@ from async_mbrl.collection.goals import GoalSequence, ToolFrame
 from async_mbrl.collection.journal import JournalError, RecordKind
 from async_mbrl.collection.phases import RunSequence
 from async_mbrl.core.clock import RobotClock
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig, RobotConfig
 from async_mbrl.core.run import RunFolder, RunSettings
+from async_mbrl.core.schedule import TURNS_METRIC, ScheduleConfig
 from async_mbrl.core.transition import (
     CommandKind,
     EpisodeCommand,
@@ -45,12 +46,12 @@ from async_mbrl.ros.arm_watch import PERIOD_S, ArmWatch
 from async_mbrl.ros.bounds import StreamBounds, subscribe
 from async_mbrl.ros.convert import (
     command_to_message,
+    metrics_from_message,
     step_from_message,
     transition_to_message,
     version_from_message,
 )
 from async_mbrl.ros.diagnostics import Diagnostics
-from async_mbrl.ros.entities import Entities
 from async_mbrl.ros.goal_intake import GoalIntake
 from async_mbrl.ros.lifecycle import ManagedNode
 from async_mbrl.ros.markers import Markers
@@ -79,7 +80,7 @@ class RobotInterfaceBridge:
     """Everything of robot_interface that speaks ROS."""
 
     def __init__(self, node: ManagedNode, run: RunSettings, robot: RobotConfig, task: Any,
-                 config: CollectionConfig) -> None:
+                 config: CollectionConfig, schedule: ScheduleConfig) -> None:
         """Open the run folder, take up what it holds, and begin to hear the others, paused.
 
         Raises:
@@ -91,12 +92,13 @@ class RobotInterfaceBridge:
         self.folder.root.mkdir(parents=True, exist_ok=True)
         self._node = node
         self._run, self._robot, self._task = run, robot, task
-        self._entities = Entities(node)
         self._clock = RobotClock(run.real_time_factor)
         self._session = time.time_ns()
-        self._clearance = CollisionChecker(robot, config.collision_margin_m,
-                                           config.floor_height_m)
-        if self._clearance.ignored:
+        # A benchmark body has nothing to run into, and no tool to be shown.
+        self._arm_config = robot if isinstance(robot, ArmConfig) else None
+        self._clearance = None if self._arm_config is None else CollisionChecker(
+            self._arm_config, config.collision_margin_m, config.floor_height_m)
+        if self._clearance is not None and self._clearance.ignored:
             node.get_logger().info('collisions are not looked for between '
                                    f'{"; ".join(self._clearance.ignored)}: closer than '
                                    f'{1e3 * BUILT_M:.0f} mm at home, so built that way')
@@ -109,12 +111,17 @@ class RobotInterfaceBridge:
         self._journal.begin_session()
         self._collector.begin_session()
         self._account.begin_session()
-        self.sequence: Course = (RunSequence if run.mode == 'learn' else GoalSequence)(
-            config, self._collector,
-            config.silence_timeout_s + 2.0 * task.config.reset_s / run.real_time_factor)
+        progress_timeout_s = (config.silence_timeout_s
+                              + 2.0 * task.config.reset_s / run.real_time_factor)
+        self.sequence: Course
+        if run.mode == 'learn':
+            self.sequence = RunSequence(config, self._collector, progress_timeout_s, schedule,
+                                        run.real_time_factor)
+        else:
+            self.sequence = GoalSequence(config, self._collector, progress_timeout_s)
         self._report = RunReport(node, run, robot, task, self._collector, self.sequence,
-                                 self._account)
-        self.pause()
+                                 self._account, schedule)
+        self._ask_pause()
         self._controller: ControllerView | None = None
         self._control_steps_end = 0
         self._learners: dict[str, LearnerView] = {}
@@ -151,10 +158,12 @@ class RobotInterfaceBridge:
             subscribe(node, message_type, topic,
                       lambda message, kind=kind: self._on_status(kind, message), qos.STATUS)
         self._arm = ArmWatch(node, self._robot)
-        self._markers = Markers(node, self._robot, ToolFrame(self._robot))
+        arm = self._arm_config
+        self._markers = None if arm is None else Markers(node, arm, ToolFrame(arm))
         self._operation = Operation(node, self, config.learners)
         if isinstance(self.sequence, GoalSequence):
-            GoalIntake(node, self._robot, self._task, self._clearance, self._arm, self.sequence,
+            assert arm is not None and self._clearance is not None
+            GoalIntake(node, arm, self._task, self._clearance, self._arm, self.sequence,
                        self._run.seed, self.advance)
         Diagnostics(node, self._report.part, node.events.part, hardware=self._robot.name)
         # Watching over the run must go on while simulated time stands still.
@@ -200,10 +209,11 @@ class RobotInterfaceBridge:
         elif kind == RecordKind.LEARNER_STATUS:
             self._learners[message.name] = LearnerView(
                 finished=message.state == msg.LearnerStatus.FINISHED,
-                version=version_from_message(message.version), heard_s=time.monotonic())
+                version=version_from_message(message.version), heard_s=time.monotonic(),
+                turns=round(metrics_from_message(message).get(TURNS_METRIC, 0.0)))
 
     def _true_tool(self) -> np.ndarray | None:
-        position = self._arm.true_position()
+        position = None if self._arm_config is None else self._arm.true_position()
         return None if position is None else np.asarray(self._task.tool_points(position))
 
     # ---- what is done ----
@@ -228,7 +238,7 @@ class RobotInterfaceBridge:
                                'for it to be started again')
         if (not sequence.paused) if dead else sequence.release(CONTROLLER):
             self.advance()
-        if self._collector.open and arm.fresh:
+        if self._clearance is not None and self._collector.open and arm.fresh:
             assert arm.position is not None and arm.velocity is not None
             flaw = self._clearance.ahead_flaw(arm.position, arm.velocity)
             if flaw:
@@ -236,7 +246,7 @@ class RobotInterfaceBridge:
         if now_s >= self._view_s:
             self._view_s = now_s + VIEW_S
             self._operation.poll()
-            if arm.position is not None:
+            if arm.position is not None and self._markers is not None:
                 self._markers.publish(
                     self._node.get_clock().now().to_msg(), arm.position,
                     self._task.tool_points(arm.position), self._goal)
@@ -304,7 +314,11 @@ class RobotInterfaceBridge:
     # ---- what others ask for ----
 
     def pause(self) -> None:
-        """Stand still until :meth:`go_on`, the node being inactive."""
+        """End the running episode, hold the arm, and command nothing until :meth:`go_on`."""
+        self._ask_pause()
+        self.advance()
+
+    def _ask_pause(self) -> None:
         self.sequence.ask_pause(LIFECYCLE, 'the node is inactive; go on with: '
                                 'ros2 lifecycle set robot_interface activate')
 
@@ -357,13 +371,12 @@ class RobotInterfaceBridge:
         self.publish_status()
 
     def close(self) -> None:
-        """Close the files and leave the graph."""
+        """Close the files; what is on the graph goes when the node is cleaned up."""
         self.closed = True
         self._journal.close()
         with contextlib.suppress(OSError):   # what a full disk did not take was said when written
             self._report.close()
         self._arm.close()
-        self._entities.destroy()
 
     def _now_ros_s(self) -> float:
         return self._node.get_clock().now().nanoseconds * 1e-9

@@ -48,7 +48,8 @@ def identity(robot: RobotConfig, task: Any) -> dict[str, Any]:
         'observation': {
             'size': task.observation_size,
             **{name: [getattr(task, name).start, getattr(task, name).stop]
-               for name in ('position', 'velocity', 'tool', 'previous_action', 'goal')},
+               for name in ('position', 'velocity', 'tool', 'previous_action', 'goal')
+               if hasattr(task, name)},
         },
     }
 

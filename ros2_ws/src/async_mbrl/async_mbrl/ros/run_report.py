@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from async_mbrl.core.clock import RobotClock
 from async_mbrl.core.host import host_id
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder, RunSettings
+from async_mbrl.core.schedule import ScheduleConfig
 from async_mbrl.ros.diagnostics import Part
 
 SILENT_S = 5.0
@@ -33,7 +35,8 @@ class RunReport:
     """Put together what is known of a run for those who want to know."""
 
     def __init__(self, node: Node, run: RunSettings, robot: RobotConfig, task: Any,
-                 collector: Collector, sequence: Course, account: Account) -> None:
+                 collector: Collector, sequence: Course, account: Account,
+                 schedule: ScheduleConfig) -> None:
         """Open the metrics file of the run folder.
 
         Raises:
@@ -41,6 +44,7 @@ class RunReport:
         """
         self._node = node
         self._run, self._robot, self._task = run, robot, task
+        self._schedule = schedule
         self._folder = RunFolder(Path(run.run_dir))
         self._collector, self._sequence, self._account = collector, sequence, account
         self._clock = RobotClock(run.real_time_factor)
@@ -67,8 +71,10 @@ class RunReport:
             wall_time_s=collector.wall_time_s(self._clock.now()),
             episodes=collector.episodes, evaluation_episodes=len(sequence.evaluation))
         if collector.learning_curve:
-            _, message.recent_return, message.recent_success_rate = collector.learning_curve[-1]
-            message.last_distance_m = collector.recent()[-1].distance_m
+            _, message.recent_return, rate = collector.learning_curve[-1]
+            distance_m = collector.recent()[-1].distance_m
+            message.recent_success_rate = math.nan if rate is None else rate
+            message.last_distance_m = math.nan if distance_m is None else distance_m
         message.header.stamp = self._node.get_clock().now().to_msg()
         return message
 
@@ -113,7 +119,7 @@ class RunReport:
         sequence, collector = self._sequence, self._collector
         judged = None
         by_truth = self.judged_by_truth[-len(sequence.evaluation):]
-        if sequence.evaluation and by_truth:
+        if sequence.evaluation and by_truth and self._robot.kind == 'arm':
             judged = 'true_positions' if all(by_truth) else (
                 'mixed' if any(by_truth) else 'measured_positions')
         checks = sequence.checks if isinstance(sequence, RunSequence) else []
@@ -127,7 +133,8 @@ class RunReport:
             mode=self._run.mode, dry_run=self._run.dry_run,
             goals=sequence.to_mapping() if isinstance(sequence, GoalSequence) else None,
             checks=tuple(check.to_mapping() for check in checks),
-            plans_refused=collector.refused_plans, collision_holds=self.collision_holds)
+            plans_refused=collector.refused_plans, collision_holds=self.collision_holds,
+            schedule=self._schedule)
         write_summary(self._folder, build_summary(facts, collector, self._account,
                                                   sequence.evaluation))
         self.write_metrics()

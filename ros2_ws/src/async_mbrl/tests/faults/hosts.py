@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from faults import namespaces
-from faults.ledger import Ledger, NotSurvived, Outcome, Trial, generator
-from faults.suite import Kind, give_up
+from faults.ledger import Ledger, NotSurvived, Outcome, Trial
+from faults.suite import Kind, end_run, try_on
 from faults.whole import LEARNERS, START_S, WORKING
 
 MOTION_S = 40.0
@@ -192,7 +191,7 @@ def run_hosts(ledger: Ledger, todo: Sequence[tuple[Kind, int]], seed: int, folde
                 run.until('policies_applied', 2, START_S)
                 while faults and run.heard()['motion_s'] < 0.7 * MOTION_S:
                     kind, index = faults.pop(0)
-                    ledger.add(_trial(run, kind, index, seed))
+                    ledger.add(try_on(run, kind, index, seed))
                     made += 1
                 outcome = run_on_two_hosts(run)
                 why = f'{outcome.lost} transitions lost' if outcome.lost else ''
@@ -200,20 +199,8 @@ def run_hosts(ledger: Ledger, todo: Sequence[tuple[Kind, int]], seed: int, folde
                 why = f'{type(error).__name__}: {error}'
             finally:
                 run.close()
-            ledger.add(Trial('run_on_two_hosts', number, not why, why,
-                             time.monotonic() - begun_s, outcome))
-            if not made:
-                give_up(ledger, faults, why)
-
-
-def _trial(run: TwoHosts, kind: Kind, index: int, seed: int) -> Trial:
-    begun_s = time.monotonic()
-    trial = Trial(kind.label, index, True)
-    try:
-        trial = replace(trial, outcome=kind.fault(run, generator(seed, kind.label, index)))
-    except (NotSurvived, OSError, KeyError) as error:
-        trial = replace(trial, survived=False, why=f'{type(error).__name__}: {error}')
-    return replace(trial, took_s=time.monotonic() - begun_s)
+            end_run(ledger, Trial('run_on_two_hosts', number, not why, why,
+                                  time.monotonic() - begun_s, outcome=outcome), made, faults)
 
 
 def listen(path: Path) -> None:

@@ -6,13 +6,12 @@ import contextlib
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from faults.ledger import Ledger, NotSurvived, Outcome, Trial, generator
-from faults.suite import Kind, give_up
+from faults.ledger import Ledger, NotSurvived, Outcome, Trial
+from faults.suite import Kind, end_run, try_on
 from faults.whole import LEARNERS, WORKING, Ears, WholeGraph
 
 MOTION_S = 60
@@ -149,7 +148,7 @@ def run_learners(ledger: Ledger, todo: Sequence[tuple[Kind, int]], seed: int,
             # Faults end before the motion does, so that what was lost could be learned again.
             while faults and graph.ears.run.motion_time_s < 0.85 * MOTION_S:
                 kind, index = faults.pop(0)
-                ledger.add(_trial(graph, kind, index, seed))
+                ledger.add(try_on(graph, kind, index, seed))
                 made += 1
             outcome, why = run_with_learner_faults(graph, made), ''
         except RunFailed as error:
@@ -158,18 +157,6 @@ def run_learners(ledger: Ledger, todo: Sequence[tuple[Kind, int]], seed: int,
             outcome, why = Outcome(), f'{type(error).__name__}: {error}'
         finally:
             graph.close()
-        ledger.add(Trial('run_with_learner_faults', number, not why, why,
-                         time.monotonic() - begun_s, outcome))
-        if not made:
-            give_up(ledger, faults, why)
+        end_run(ledger, Trial('run_with_learner_faults', number, not why, why,
+                              time.monotonic() - begun_s, outcome=outcome), made, faults)
     ears.close()
-
-
-def _trial(graph: WholeGraph, kind: Kind, index: int, seed: int) -> Trial:
-    begun_s = time.monotonic()
-    trial = Trial(kind.label, index, True)
-    try:
-        trial = replace(trial, outcome=kind.fault(graph, generator(seed, kind.label, index)))
-    except (NotSurvived, OSError) as error:
-        trial = replace(trial, survived=False, why=str(error))
-    return replace(trial, took_s=time.monotonic() - begun_s)

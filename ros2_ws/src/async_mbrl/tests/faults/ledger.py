@@ -6,7 +6,7 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Trial:
     survived: bool
     why: str = ''
     took_s: float = 0.0
+    _: KW_ONLY
     repeats: int = 0
     """Times that it was made again because the instrument itself had stalled."""
     outcome: Outcome = field(default_factory=Outcome)

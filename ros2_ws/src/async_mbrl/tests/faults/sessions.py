@@ -173,7 +173,8 @@ def run_sessions(ledger: Ledger, todo: Sequence[tuple[Kind, int]], seed: int,
                 if graph is not None:
                     graph.close()
                     graph = None
-            ledger.add(Trial(kind.label, index, not why, why, time.monotonic() - begun_s, outcome))
+            ledger.add(Trial(kind.label, index, not why, why, time.monotonic() - begun_s,
+                             outcome=outcome))
         if graph is not None:
             graph.close()
     ears.close()

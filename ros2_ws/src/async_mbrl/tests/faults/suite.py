@@ -87,10 +87,31 @@ def plan(kinds: Sequence[Kind], full: bool, ledger: Ledger,
     return [trials[i] for i in rng.permutation(len(trials))]
 
 
-def give_up(ledger: Ledger, todo: list[tuple[Kind, int]], why: str) -> None:
-    """Write down, and take off the list, trials for which there is no run to try them on."""
+def try_on(run: Any, kind: Kind, index: int, seed: int) -> Trial:
+    """Make one trial on a whole run, which goes on afterwards."""
+    begun_s = time.monotonic()
+    trial = Trial(kind.label, index, True)
+    try:
+        trial = replace(trial, outcome=kind.fault(run, generator(seed, kind.label, index)))
+    except (NotSurvived, OSError, KeyError) as error:
+        trial = replace(trial, survived=False, why=f'{type(error).__name__}: {error}')
+    return replace(trial, took_s=time.monotonic() - begun_s)
+
+
+def end_run(ledger: Ledger, run: Trial, made: int, todo: list[tuple[Kind, int]]) -> None:
+    """Write down a whole run, and, where no trial could be made on it, that none could be.
+
+    Args:
+        ledger: takes them.
+        run: what became of it.
+        made: trials that were made on it.
+        todo: those that are still to be made; emptied where there is no run to make them on.
+    """
+    ledger.add(run)
+    if made:
+        return
     for kind, index in todo:
-        ledger.add(Trial(kind.label, index, False, f'no run to try it on: {why}'))
+        ledger.add(Trial(kind.label, index, False, f'no run to try it on: {run.why}'))
     todo.clear()
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from faults import namespaces
 from faults.judge import Command, driving, hold_ms
-from faults.ledger import Ledger, Outcome, Trial, summarise
+from faults.ledger import Ledger, NotSurvived, Outcome, Trial, generator, summarise
+from faults.suite import Kind, end_run, try_on
 
 SCALE = np.array([5.0, 1.0])
 POLICY, SPEED = np.array([2.0, -0.5]), np.array([0.4, -0.3])
@@ -76,6 +77,32 @@ def test_a_ledger_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     assert Ledger(path, resume=False).trials == []
 
 
+def test_a_run_is_written_down_and_the_trials_that_it_allowed_of(tmp_path: Path) -> None:
+    def cut(run: float, rng: np.random.Generator) -> Outcome:
+        if run < 0.0:
+            raise NotSurvived('it broke')
+        return Outcome(facts={'drawn': rng.random()})
+
+    kind, ledger = Kind(cut, 'hosts', 3, 3, 1.0), Ledger(tmp_path / 'trials.jsonl', resume=False)
+    todo = [(kind, 2), (kind, 3)]
+    ledger.add(try_on(1.0, kind, 0, seed=5))
+    ledger.add(try_on(-1.0, kind, 1, seed=5))
+    lost = Outcome(lost=4)
+    end_run(ledger, Trial('run', 7, False, '4 lost', 9.0, outcome=lost), 2, todo)
+    assert len(todo) == 2, 'there will be another run to try them on'
+    end_run(ledger, Trial('run', 8, False, 'no start', 1.0), 0, todo)
+    assert todo == []
+    assert ledger.refresh() == [] and [t.survived for t in ledger.trials] == [True] + 5 * [False]
+    drawn = ledger.trials[0].outcome.facts['drawn']
+    assert drawn == generator(5, 'cut', 0).random()
+    result = summarise(ledger.trials)
+    assert result['transitions_lost'] == 4
+    assert result['faults']['cut']['not_survived'] == [
+        '1: NotSurvived: it broke', '2: no run to try it on: no start',
+        '3: no run to try it on: no start']
+    assert result['faults']['run']['not_survived'] == ['7: 4 lost', '8: no start']
+
+
 UDP = 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); '
 
 
@@ -85,10 +112,16 @@ def test_two_hosts_hear_each_other_through_a_wire_that_loses_and_can_be_cut(
         delay_s: float) -> None:
     with namespaces.Hosts(delay_s) as hosts:
         def heard(count: int) -> int:
+            # It listens until the sender has ended, however long that takes to start.
             receiver = hosts.start('learner', [sys.executable, '-c', UDP + (
-                's.bind(("", 9)); s.settimeout(0.6); print("ready", flush=True); n = 0\n'
-                'try:\n    while s.recv(99): n += 1\nexcept TimeoutError: print(n)')],
-                stdout=subprocess.PIPE, text=True)
+                'import select, sys, time\n'
+                's.bind(("", 9)); s.settimeout(0.05); print("ready", flush=True)\n'
+                'n, end = 0, None\n'
+                'while end is None or time.monotonic() < end:\n'
+                '    try:\n        n += len(s.recv(99))\n    except TimeoutError:\n        pass\n'
+                '    if end is None and select.select([sys.stdin], [], [], 0)[0]:\n'
+                '        end = time.monotonic() + 0.5\n'
+                'print(n)')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             assert receiver.stdout is not None
             receiver.stdout.readline()
             hosts.start('robot', [sys.executable, '-c', UDP + (

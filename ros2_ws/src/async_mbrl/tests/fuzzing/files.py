@@ -23,14 +23,11 @@ import yaml
 from async_mbrl.collection.journal import Journal, RecordKind, read_records
 from async_mbrl.core.config import ConfigError, load, parse_yaml, to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig
-from async_mbrl.core.robot import RobotConfig
+from async_mbrl.core.robot import ArmConfig, BenchmarkConfig, RobotConfig
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.checkpoint import CheckpointError
-from async_mbrl.learning.config import (
-    IMPROVEMENTS,
-    ExplorationConfig,
-    ModelConfig,
-)
+from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.settings import IMPROVEMENTS
 from async_mbrl.simulation.config import PlantConfig
 from async_mbrl.tasks import TaskConfig
 from fuzzing import Target, damage
@@ -105,7 +102,8 @@ def _configs() -> Target:
             if not isinstance(mapping, dict) or name not in mapping:
                 raise ConfigError(f'{name}: missing')
             mapping = mapping[name]
-        if given.cls is RobotConfig and isinstance(mapping, dict):
+        if (given.cls is RobotConfig and isinstance(mapping, dict)
+                and mapping.get('kind', 'arm') == 'arm'):
             mapping = {'kinematics': _kinematics(mapping.get('joint_names')), **mapping}
         return load(given.cls, mapping, 'section')
 
@@ -130,6 +128,9 @@ def _kinematics(names: Any) -> dict[str, Any]:
 
 def _change(rng: random.Random, mapping: dict[str, Any]) -> str:
     """Change a mapping in place."""
+    if not mapping:     # a section of which everything has its default
+        mapping['more'] = 1.0
+        return 'unknown'
     node, names = mapping, list(mapping)
     while True:
         name = rng.choice(names)
@@ -184,7 +185,11 @@ def _field_flaw(config: Any) -> str:
 
 
 def _robot_flaw(robot: RobotConfig) -> str:
-    """Say why an arm must not be moved with such limits."""
+    """Say why a robot must not be moved with such limits."""
+    if isinstance(robot, BenchmarkConfig):
+        return '' if (len(robot.action_scale) == len(robot.joint_names)
+                      and min(robot.action_scale) > 0) else 'action_scale'
+    assert isinstance(robot, ArmConfig)
     limits, count = robot.limits, len(robot.joint_names)
     for name in ('velocity', 'acceleration', 'jerk', 'effort', 'effort_rate',
                  'braking_acceleration', 'position_lower', 'position_upper'):

@@ -24,19 +24,14 @@ from async_mbrl.ros.controller_bridge import ControllerBridge, LoopDied
 from async_mbrl.ros.controller_report import ControllerReport
 from async_mbrl.ros.convert import snapshot_to_messages, step_from_message, to_seconds
 
+pytestmark = pytest.mark.usefixtures('ros')
+
 
 class Unheard:
     """A publisher whose messages are all lost."""
 
     def publish(self, _message) -> None:
         pass
-
-
-@pytest.fixture(scope='module', autouse=True)
-def ros():
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
 
 
 @pytest.fixture

@@ -11,22 +11,16 @@ import rclpy
 from control_rig import make_robot
 from controller_manager_rig import FakeControllerManager
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.ros import controller_manager
 from async_mbrl.ros.controller_manager import Call, ControllerManager, HandOver, Release
 from async_mbrl.ros.run import StopRequested
 
+pytestmark = pytest.mark.usefixtures('ros')
+
 ROBOT = make_robot(controller_manager='/manager', controllers=['ours'],
                    other_controllers=['trajectory', 'gripper_too'])
-
-
-@pytest.fixture(scope='module', autouse=True)
-def ros() -> Iterator[None]:
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    yield
-    rclpy.try_shutdown()
 
 
 @pytest.fixture
@@ -159,7 +153,7 @@ def test_what_cannot_be_taken_is_refused_with_a_remedy(manager, node, spoil, wor
 
 
 def test_a_manager_that_is_not_there_is_named(node, monkeypatch):
-    monkeypatch.setattr(controller_manager, 'PATIENCE_S', 0.1)
+    monkeypatch.setattr(controller_manager, 'APPEAR_S', 0.1)
     with pytest.raises(ConfigError, match='/manager has not appeared within 0.1 s; start the'):
         HandOver(node, ROBOT).take()
 

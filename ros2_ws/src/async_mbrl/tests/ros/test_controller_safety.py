@@ -26,14 +26,9 @@ from async_mbrl.core.host import host_id
 from async_mbrl.ros import qos
 from async_mbrl.ros.commands import DRY_RUN_TOPIC
 
+pytestmark = pytest.mark.usefixtures('ros')
+
 ESTOP, FAULT = msg.SafetyStatus.ESTOP, msg.SafetyStatus.FAULT
-
-
-@pytest.fixture(scope='module', autouse=True)
-def ros() -> Iterator[None]:
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
 
 
 class SafetyRig(Rig):

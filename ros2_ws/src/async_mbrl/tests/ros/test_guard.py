@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import rclpy
 from async_mbrl_interfaces import msg
 from control_rig import make_robot
 from controller_manager_rig import FakeControllerManager
@@ -23,16 +22,11 @@ from std_msgs.msg import Bool
 from async_mbrl.core.host import host_id
 from async_mbrl.ros import qos
 
+pytestmark = pytest.mark.usefixtures('ros')
+
 IDLE, ACTIVE, FAULT, SHUTDOWN, ESTOP = (
     msg.SafetyStatus.IDLE, msg.SafetyStatus.ACTIVE, msg.SafetyStatus.FAULT,
     msg.SafetyStatus.SHUTDOWN, msg.SafetyStatus.ESTOP)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def ros() -> Iterator[None]:
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
 
 
 class GuardRig(Rig):

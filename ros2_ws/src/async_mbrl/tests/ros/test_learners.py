@@ -29,9 +29,11 @@ from async_mbrl.control.policy import PolicyLayout
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.network import PolicyNetworkConfig, policy_architecture
 from async_mbrl.core.run import RunFolder
+from async_mbrl.core.schedule import TURNS_METRIC
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import (
     SnapshotAssembler,
+    metrics_from_message,
     transition_to_message,
     version_from_message,
 )
@@ -82,13 +84,15 @@ class Script:
         if found is not None:
             self.policies.append(found)
 
-    def start(self, name: str, **run: Any) -> subprocess.Popen[str]:
+    def start(self, name: str, schedule: dict[str, Any] | None = None,
+              **run: Any) -> subprocess.Popen[str]:
         parts = {'model': MODEL, 'network': NETWORK, 'exploration': {'initial_steps': 10},
                  'improvement': IMPROVEMENT}
         parameters = {
             'run': {'run_dir': str(self.folder), 'seed': 3, 'algorithm': 'me_ppo', **run},
             'robot': learning_rig.ROBOT, 'task': learning_rig.TASK,
-            **{section: parts[section] for section in SECTIONS[name]}}
+            **{section: parts[section] for section in SECTIONS[name]},
+            **({} if schedule is None else {'schedule': schedule})}
         file = self.folder / f'{name}.yaml'
         file.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
         process = subprocess.Popen(
@@ -362,3 +366,54 @@ def test_policy_of_another_run_is_handed_out_verified(script: Script, tmp_path: 
     assert refused.wait(60) == 2
     assert 'run.policy_from' in (error := refused.stderr.read()) and 'damaged' in error
     assert 'Traceback' not in error
+
+
+SYNC = {'name': 'sync', 'rollouts': 2, 'model_epochs': 300, 'policy_steps': 60}
+
+
+def turns(status: msg.LearnerStatus) -> float:
+    """Turns behind the policy that a status tells of."""
+    return metrics_from_message(status).get(TURNS_METRIC, 0.0)
+
+
+def test_one_process_learns_both_in_turns_and_goes_on_in_the_middle_of_one(script: Script) -> None:
+    learner = script.start('policy_learner', SYNC)
+    script.until(lambda: bool(script.policies), 'no first policy')
+    script.collect(1)
+    script.tell(msg.RunStatus.LEARNING)
+    script.until(lambda: script.policies[-1].trained_on_transitions == 15, 'rollout not taken')
+    assert script.statuses['policy_learner'].updates == 0
+    before = script.policies[-1].version
+
+    script.collect(1)
+    script.tell(msg.RunStatus.LEARNING)
+    script.until(lambda: script.statuses['policy_learner'].updates > 0, 'does not learn')
+    learner.send_signal(signal.SIGINT)      # in the middle of the policy's part of the turn
+    assert learner.wait(30) == 0
+    saved = checkpoint_lines(learner, 'saved')[-1]
+    assert saved[0] == 30
+    half = script.statuses['policy_learner']
+    assert version_from_message(half.version) == before and half.updates < 60
+
+    learner = script.start('policy_learner', SYNC)
+    script.until(lambda: script.policies[-1].version.incarnation == 2, 'does not start again')
+    first_again = script.policies[-1]
+    assert first_again.version == (2, 0) and first_again.updates == 0
+    script.until(lambda: turns(script.statuses['policy_learner']) == 1.0, 'the turn is not over')
+    status = script.statuses['policy_learner']
+    assert status.updates == 60
+    assert metrics_from_message(status)['model.epochs'] == pytest.approx(300.0, abs=8.0)
+    newest = version_from_message(status.version)
+    script.until(lambda: script.policies[-1].version == newest, 'the policy did not come')
+    assert script.policies[-1].updates == 60 and newest > first_again.version
+
+    # Nothing is due any more, and a rollout that is not followed by another changes nothing.
+    script.collect(1)
+    script.tell(msg.RunStatus.FINISHING)
+    script.until(lambda: script.statuses['policy_learner'].state == msg.LearnerStatus.FINISHED,
+                 'does not finish')
+    assert script.statuses['policy_learner'].next_transition == 45
+    assert script.statuses['policy_learner'].updates == 60
+    script.tell(msg.RunStatus.DONE)
+    assert learner.wait(30) == 0
+    assert checkpoint_lines(learner, 'restored') == [saved]

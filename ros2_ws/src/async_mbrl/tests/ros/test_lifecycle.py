@@ -15,13 +15,14 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.ros import qos
 from async_mbrl.ros.events import DEADLINE, GONE, INCOMPATIBLE
 from async_mbrl.ros.lifecycle import ERROR, FAILURE, SUCCESS, ManagedNode
+
+pytestmark = pytest.mark.usefixtures('ros')
 
 PROGRAM = """
 import sys
@@ -183,13 +184,6 @@ class Probe(ManagedNode):
         self._hook('stopped')
 
 
-@pytest.fixture(scope='module', autouse=True)
-def ros() -> Iterator[None]:
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    yield
-    rclpy.try_shutdown()
-
-
 @pytest.fixture
 def probe() -> Iterator[Probe]:
     node = Probe()
@@ -227,6 +221,10 @@ def test_a_node_that_is_cleaned_up_leaves_nothing_behind(probe: Probe) -> None:
         assert entities() > before
         assert probe.trigger_cleanup() is SUCCESS
         assert entities() == before
+    assert probe.trigger_configure() is SUCCESS
+    probe.wrong = {'cleanup': ConfigError('what was given up is gone all the same')}
+    assert probe.trigger_cleanup() is FAILURE
+    assert entities() == before
 
 
 @pytest.mark.parametrize('hook', ['deactivate', 'cleanup'])

@@ -9,7 +9,6 @@ from typing import Any
 
 import arm7
 import pytest
-import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -17,6 +16,8 @@ from async_mbrl.core.config import ConfigError, Leaf, leaves, param, to_mapping
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunSettings
 from async_mbrl.ros.params import config_from_parameters, peek
+
+pytestmark = pytest.mark.usefixtures('ros')
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,13 @@ class Config:
     period_s: float = param('period, s', 0.5, minimum=0.1)
     tries: int = param('how often', 3, minimum=1, maximum=9)
     names: tuple[str, ...] = param('names, may be none', ())
+    layers: tuple[int, ...] = param('units', (64, 64), minimum=1, maximum=4096)
+    shares: tuple[float, ...] = param('shares', (0.5,), minimum=0.0)
+    depths: tuple[float, ...] = param('depths, m', (-2.5,), maximum=-0.5)
+    colours: tuple[str, ...] = param('colours', ('red',), choices=('red', 'green'))
 
 
 CONFIG = Config(RunSettings('run', 4, 'me_ppo'), arm7.robot())
-
-
-@pytest.fixture(scope='module', autouse=True)
-def ros() -> Iterator[None]:
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
 
 
 def value_of(leaf: Leaf, mapping: dict[str, Any]) -> Any:
@@ -49,7 +47,8 @@ def value_of(leaf: Leaf, mapping: dict[str, Any]) -> Any:
 
 def flat(config: Any) -> dict[str, Any]:
     mapping = to_mapping(config)
-    return {leaf.name: value_of(leaf, mapping) for leaf in leaves(type(config))}
+    return {leaf.name: value_of(leaf, mapping)
+            for leaf in leaves(type(config), given=mapping)}
 
 
 @contextmanager
@@ -74,7 +73,7 @@ def test_a_configuration_survives_the_way_through_parameters() -> None:
 def test_parameters_are_described_and_read_only() -> None:
     with node(flat(CONFIG)) as made:
         config_from_parameters(made, Config)
-        known = {leaf.name: leaf for leaf in leaves(Config)}
+        known = {leaf.name: leaf for leaf in leaves(Config, given=to_mapping(CONFIG))}
         descriptors = {found.name: found for found in made.describe_parameters(list(known))}
         for name, leaf in known.items():
             assert descriptors[name].description == leaf.doc
@@ -83,6 +82,13 @@ def test_parameters_are_described_and_read_only() -> None:
         assert period.floating_point_range[0].from_value == 0.1
         assert (tries.integer_range[0].from_value, tries.integer_range[0].to_value) == (1, 9)
         assert 'effort, velocity' in descriptors['robot.command_interface'].additional_constraints
+        said = {name: found.additional_constraints for name, found in descriptors.items()}
+        assert said['layers'] == 'each at least 1 and at most 4096'
+        assert said['shares'] == 'each at least 0.0'
+        assert said['depths'] == 'each at most -0.5'
+        assert said['colours'] == 'each one of red, green'
+        assert said['names'] == said['tries'] == ''
+        assert not descriptors['layers'].integer_range
         refused = made.set_parameters([Parameter('tries', value=4)])[0]
         assert not refused.successful
         assert 'read-only' in refused.reason

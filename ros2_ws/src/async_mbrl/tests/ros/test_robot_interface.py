@@ -37,6 +37,7 @@ from async_mbrl.collection.recording import write_recording
 from async_mbrl.core.config import to_mapping
 from async_mbrl.core.host import host_id
 from async_mbrl.core.run import RunFolder
+from async_mbrl.core.schedule import TURNS_METRIC
 from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import command_from_message, step_to_message, version_to_message
@@ -72,6 +73,7 @@ class Stage:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.paused = False
+        self.turns = 0
         self.controller: dict[str, Any] = {}
         self.silent: set[str] = set()
         self.script: deque[ControlStep] = deque()
@@ -171,7 +173,8 @@ class Stage:
         for name in {'model_learner', 'policy_learner'} - self.silent:
             self.learner_status.publish(msg.LearnerStatus(
                 name=name, state=state, version=version_to_message(rig.VERSION),
-                next_transition=len(self.transitions)))
+                next_transition=len(self.transitions), metric_names=[TURNS_METRIC],
+                metric_values=[float(self.turns)]))
         names, home = list(reversed(arm7.robot().joint_names)), np.zeros(7)
         joints = JointState(name=names, position=home, velocity=home)
         self.joint_states.publish(joints)
@@ -338,8 +341,8 @@ def test_operator_pauses_evaluates_saves_and_stops(tmp_path: Path) -> None:
     assert stage.commands[held].mode == Mode.LEARNING and not stage.status.paused
 
     answer = stage.ask('evaluate')
-    assert answer.success and '2 of 2 episodes' not in answer.message    # the rig ends far away
-    assert 'of 2 episodes successful' in answer.message and '1.4 to 1.4' in answer.message
+    assert answer.success and 'of 2 episodes, 0% successful' in answer.message   # it ends far away
+    assert '1.4 to 1.4' in answer.message
     judged = [command for command in stage.commands if command.mode == Mode.EVALUATION]
     assert len(judged) == 2 and stage.status.phase == msg.RunStatus.LEARNING
 
@@ -464,3 +467,29 @@ def test_goals_from_a_topic_are_gone_to_one_after_the_other(tmp_path: Path) -> N
     assert outcome['goals']['sent'] == 2 and outcome['goals']['episodes'] >= 2
     assert not stage.folder.journal.exists() and not stage.folder.recording.exists()
     stage.close()
+
+
+def test_arm_is_held_until_the_learners_have_had_their_turn(stage: Stage) -> None:
+    stage.parameters['schedule'] = {'name': 'sync', 'rollouts': 2}
+    stage.parameters['collection']['learners'] = ['policy_learner']
+    stage.listen()
+    stage.start()
+    stage.until(lambda: stage.status is not None and 'learners compute' in stage.status.reason)
+    assert len(stage.transitions) == 2 * STEPS and len(stage.commands) == 2
+    assert stage.status.phase == msg.RunStatus.LEARNING and not stage.status.in_motion
+    held_s = stage.status.wall_time_s
+    stage.until(lambda: stage.status.wall_time_s > held_s + 1.0)
+    assert len(stage.commands) == 2
+
+    # A new process knows from the journal whose turn it is.
+    stage.process.kill()
+    assert stage.errors() is not None
+    stage.status = None
+    stage.start()
+    stage.until(lambda: stage.status is not None and 'learners compute' in stage.status.reason)
+    assert len(stage.commands) == 2
+    stage.turns = 1
+    stage.until(stage.ended)
+    assert stage.process.returncode == 0, stage.errors()
+    summary = json.loads(stage.folder.summary.read_text())
+    assert summary['schedule'] == 'sync' and summary['transitions']['collected'] == 12

@@ -1,4 +1,4 @@
-"""Models on their way in: from one publisher only, whole, and refused with a reason."""
+"""Snapshots on their way in: from one publisher only, whole, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rclpy.serialization import serialize_message
 
 from async_mbrl.control.acceptance import PUBLISHER_TIMEOUT_S
 from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
-from async_mbrl.ros import model_intake
+from async_mbrl.ros import snapshot_intake
 from async_mbrl.ros.convert import snapshot_to_messages
-from async_mbrl.ros.model_intake import ModelIntake
+from async_mbrl.ros.snapshot_intake import SnapshotIntake
 
 ARCHITECTURE = {'type': 'any'}
 SIZE = 400_000
@@ -67,13 +67,18 @@ def parts(version: Version, publisher: str) -> list[bytes]:
             for message in snapshot_to_messages(snapshot, publisher, Time())]
 
 
+def models(stand: Stand, take: Callable[[Snapshot], None]) -> SnapshotIntake[Snapshot]:
+    return SnapshotIntake(stand, 'model', ARCHITECTURE, SIZE, backlog=2,
+                          decode=lambda model, _published_ns: model, take=take)
+
+
 def test_models_of_a_second_publisher_are_refused_until_the_first_is_gone(
         monkeypatch: pytest.MonkeyPatch) -> None:
     stand, taken, arrivals = Stand(), [], []
-    intake = ModelIntake(stand, ARCHITECTURE, SIZE, lambda model: taken.append(model.version))
+    intake = models(stand, lambda model: taken.append(model.version))
     intake.subscribe(lambda: arrivals.append(1))
     now_s = 100.0
-    monkeypatch.setattr(model_intake.time, 'monotonic', lambda: now_s)
+    monkeypatch.setattr(snapshot_intake.time, 'monotonic', lambda: now_s)
     for part in parts(Version(1, 3), 'a'):
         stand.receive(part)
     intake.take_arrived()
@@ -85,11 +90,12 @@ def test_models_of_a_second_publisher_are_refused_until_the_first_is_gone(
         for part in pair:
             stand.receive(part)
     intake.take_arrived()
-    assert taken == [(1, 3), (1, 4)] and intake.refused == 1 and 'still lives' in stand.said[-1]
+    assert taken == [(1, 3), (1, 4)] and intake.acceptance.refused == 1
+    assert 'still lives' in stand.said[-1]
     for part in parts(Version(1, 9), 'c'):
         stand.receive(part)
     intake.take_arrived()
-    assert intake.refused == 2 and 'in the incarnation of a' in stand.said[-1]
+    assert intake.acceptance.refused == 2 and 'in the incarnation of a' in stand.said[-1]
 
     stand.publishers = 1
     intake.take_arrived()
@@ -97,7 +103,7 @@ def test_models_of_a_second_publisher_are_refused_until_the_first_is_gone(
     now_s += PUBLISHER_TIMEOUT_S
     intake.take_arrived()           # the one that had to wait
     intake.take_arrived()
-    assert taken == [(1, 3), (1, 4), (2, 0)] and intake.refused == 2
+    assert taken == [(1, 3), (1, 4), (2, 0)] and intake.acceptance.refused == 2
 
 
 def test_a_model_that_the_learner_does_not_take_is_counted() -> None:
@@ -107,25 +113,25 @@ def test_a_model_that_the_learner_does_not_take_is_counted() -> None:
         if next(calls) == 0:
             raise SnapshotError(f'model {model.version}: tensor weight is missing')
 
-    intake = ModelIntake(stand, ARCHITECTURE, SIZE, take)
+    intake = models(stand, take)
     intake.subscribe(lambda: None)
     for counter in range(2):
         for part in parts(Version(1, counter), 'a'):
             stand.receive(part)
     intake.take_arrived()
-    assert intake.refused == 1 and next(calls) == 2
+    assert intake.acceptance.refused == 1 and next(calls) == 2
     assert 'tensor weight is missing' in stand.said[0]
 
 
 def test_a_model_waits_until_its_publisher_is_known() -> None:
     stand, taken = Stand(), []
-    intake = ModelIntake(stand, ARCHITECTURE, SIZE, lambda model: taken.append(model.version))
+    intake = models(stand, lambda model: taken.append(model.version))
     intake.subscribe(lambda: None)
     stand.names = ['_NODE_NAME_UNKNOWN_']       # discovery is not through yet
     for part in parts(Version(1, 0), 'a'):
         stand.receive(part)
     intake.take_arrived()
-    assert taken == [] and intake.refused == 0
+    assert taken == [] and intake.acceptance.refused == 0
     stand.names = ['model_learner']
     intake.take_arrived()
     assert taken == [(1, 0)]
@@ -133,13 +139,14 @@ def test_a_model_waits_until_its_publisher_is_known() -> None:
 
 def test_while_a_stranger_publishes_no_one_is_believed() -> None:
     stand, taken = Stand(), []
-    intake = ModelIntake(stand, ARCHITECTURE, SIZE, lambda model: taken.append(model.version))
+    intake = models(stand, lambda model: taken.append(model.version))
     intake.subscribe(lambda: None)
     stand.names = ['model_learner', 'stranger']
     for part in parts(Version(9, 0), 'b'):
         stand.receive(part)
     intake.take_arrived()
-    assert taken == [] and intake.refused == 1 and '/stranger may publish' in stand.said[-1]
+    assert taken == [] and intake.acceptance.refused == 1
+    assert '/stranger may publish' in stand.said[-1]
     assert stand.dropped == 0
     # Once the stranger is gone, the latched snapshot is asked for anew.
     stand.names = ['model_learner']
@@ -154,7 +161,7 @@ def test_while_a_stranger_publishes_no_one_is_believed() -> None:
     for part in parts(Version(1, 1), 'a'):
         stand.receive(part)
     intake.take_arrived()
-    assert taken == [(1, 0)] and intake.refused == 2
+    assert taken == [(1, 0)] and intake.acceptance.refused == 2
     # A learner that was restarted, and whose dead endpoint is still listed, is none.
     stand.names = ['model_learner', 'model_learner']
     stand.look()
@@ -163,3 +170,43 @@ def test_while_a_stranger_publishes_no_one_is_believed() -> None:
         stand.receive(part)
     intake.take_arrived()
     assert taken == [(1, 0), (1, 1)]
+
+
+def test_what_cannot_be_decoded_does_not_make_its_publisher_the_one_that_is_believed() -> None:
+    stand, taken = Stand(), []
+
+    def decode(model: Snapshot, published_ns: int) -> Version:
+        assert published_ns > 0
+        if model.version.incarnation == 9:
+            raise SnapshotError('of no use')
+        return model.version
+
+    intake = SnapshotIntake(stand, 'model', ARCHITECTURE, SIZE, backlog=2, decode=decode,
+                            take=taken.append)
+    intake.subscribe(lambda: None)
+    for version, publisher in ((Version(9, 0), 'b'), (Version(1, 0), 'a')):
+        for part in parts(version, publisher):
+            stand.receive(part)
+    intake.take_arrived()
+    assert taken == [(1, 0)]
+    assert intake.acceptance.refused == 1 and stand.said == ['model refused: of no use']
+
+
+def test_a_successor_that_waited_is_forgotten_once_there_is_a_newer_one(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    stand, taken = Stand(), []
+    intake = models(stand, lambda model: taken.append(model.version))
+    intake.subscribe(lambda: None)
+    now_s = 100.0
+    monkeypatch.setattr(snapshot_intake.time, 'monotonic', lambda: now_s)
+    for version, publisher in ((Version(1, 0), 'a'), (Version(2, 0), 'b')):
+        for part in parts(version, publisher):
+            stand.receive(part)
+    intake.take_arrived()
+    assert taken == [(1, 0)] and intake.waiting
+    now_s += PUBLISHER_TIMEOUT_S
+    for part in parts(Version(2, 1), 'b'):
+        stand.receive(part)
+    intake.take_arrived()
+    assert taken == [(1, 0), (2, 1)] and not intake.waiting
+    assert intake.acceptance.refused == 1

@@ -26,7 +26,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
 def test_help_describes_everything(capsys: pytest.CaptureFixture[str]) -> None:
     status, text = run(capsys, '--help')
     assert status == 0
-    for command in ('up', 'run', 'evaluate', 'report', 'figure', 'record', 'monitor'):
+    for command in ('up', 'emulate', 'bench', 'run', 'evaluate', 'report', 'figure', 'record',
+                    'monitor'):
         assert command in text
     status, text = run(capsys, 'up', '--help')
     assert status == 0 and 'exit status' in text
@@ -38,9 +39,11 @@ def test_help_describes_everything(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(('arguments', 'words'), [
     (('up', 'real', '--real-time-factor', '2'), 'a real arm keeps to the clock'),
     (('run', 'nowhere'), 'not the folder of a run'),
-    (('up', 'sim', '--task', 'stack'), "no task 'stack'; this version has: reach"),
-    (('up', 'sim', '--robot', 'panda'), 'this version has: arm7, fr3'),
-    (('up', 'sim', '--schedule', 'sync'), 'this version has: async'),
+    (('up', 'sim', '--task', 'stack'), "no task 'stack'; this version has: ant"),
+    (('up', 'sim', '--robot', 'panda'), 'this version has: ant, arm7, fr3'),
+    (('up', 'sim', '--schedule', 'never'), 'this version has: async, sync, interleaved'),
+    (('emulate', '--schedule', 'sync', '--set', 'schedule.rollouts=0'), 'schedule.rollouts: 0'),
+    (('bench', 'paper', '--only', 'nothing'), 'only: no row is like nothing'),
     (('up', 'sim', '--motion-time', 'long'), 'motion_time: expected a number'),
     (('up', 'sim', '--motion-time', '-1'), 'collection.motion_time_s: -1.0 is below'),
     (('up', 'sim', '--set', 'task.nothing=1'), 'task.nothing: unknown key'),

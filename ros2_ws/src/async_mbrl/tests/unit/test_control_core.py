@@ -582,3 +582,26 @@ def test_an_arm_that_was_moved_while_stopped_is_not_pulled_back():
     assert bench.core.clear() == ''
     bench.tick(10)
     assert np.abs(np.array(bench.sent) - bench.plant.position).max() < 0.05
+
+
+def test_a_fault_is_not_cleared_before_it_is_known_where_the_arm_is():
+    bench = Bench(command_interface='position', action_scale=[0.05] * JOINTS)
+    bench.policy(bias=0.05)
+    bench.order(steps=100, start_pose=np.zeros(0))
+    bench.tick(100)
+    bench.core.set_cause('emergency_stop', True, 'button')
+    bench.tick(500)
+    bench.core.set_cause('emergency_stop', False)
+    bench.state_time_s = bench.ticks * PERIOD_S
+    bench.tick(100)
+    bench.plant.position = bench.plant.position + 0.8     # by hand, and nobody has seen it
+    assert bench.core.fault_causes[0].startswith('stale')
+    assert 'stale' in bench.core.clear()
+    assert bench.core.state == 'estop'
+    bench.state_time_s = None
+    bench.sent.clear()
+    bench.tick()
+    assert bench.core.clear() == ''
+    bench.tick(10)
+    assert bench.core.state == 'holding'
+    assert np.abs(np.array(bench.sent) - bench.plant.position).max() < 0.05

@@ -178,15 +178,14 @@ def test_tool_velocities_are_the_differences_of_tool_points(seed):
     rng = np.random.default_rng(seed)
     chain = random_robot(rng, 'effort').kinematics
     position = rng.uniform(-3.0, 3.0, chain.joints)
-    motions = rng.normal(size=(2, chain.joints))
-    tool = ToolVelocities(chain, 2)
-    points, rates = tool.at(position, motions)
-    assert tool.along(motions[1]) == pytest.approx(rates[1])
+    motion = rng.normal(size=chain.joints)
+    world = ToolVelocities(chain).at(position, motion)
     kinematics = ToolKinematics(chain)
-    assert points == pytest.approx(kinematics.points(position), abs=1e-12)
-    differences = (kinematics.points(position + 1e-6 * motions)
-                   - kinematics.points(position - 1e-6 * motions)) / 2e-6
-    assert rates == pytest.approx(differences, abs=1e-7)
+    assert world[:3].T.ravel() == pytest.approx(kinematics.points(position), abs=1e-12)
+    assert (world[3] == 1.0).all()
+    differences = (kinematics.points(position + 1e-6 * motion)
+                   - kinematics.points(position - 1e-6 * motion)) / 2e-6
+    assert world[4:].T.ravel() == pytest.approx(differences, abs=1e-7)
 
 
 def test_commands_within_limits_pass_unchanged_after_a_ramp_that_is_no_intervention():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from control_rig import JOINTS, episode, make_robot
 
-from async_mbrl.control.histogram import BINS, percentiles, record
+from async_mbrl.control.histogram import BINS, Histogram, percentiles, record
 from async_mbrl.control.mailbox import Ring, RingOverrun, SharedBlock, StepRecord
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import ControlStep, Mode, StepKind
@@ -24,7 +24,8 @@ def make_ring(slots: int, payload: int) -> tuple[Ring, Ring]:
 
 
 def make_block(descriptor: int) -> SharedBlock:
-    return SharedBlock(descriptor, joints=JOINTS, observation_size=39, goal_size=9,
+    return SharedBlock(descriptor, joints=JOINTS, states=JOINTS, start_size=JOINTS,
+                       observation_size=39, goal_size=9,
                        policy_bytes=8 * WORDS, histogram_bins=BINS)
 
 
@@ -130,3 +131,19 @@ def test_histogram_gives_percentiles_to_its_resolution():
                             strict=True):
         assert found == pytest.approx(np.quantile(durations, share), rel=0.05)
     assert percentiles([0] * BINS, (0.5,)) == [0.0]
+
+
+def test_histogram_knows_the_longest_duration_exactly():
+    durations = np.random.default_rng(0).lognormal(np.log(0.002), 0.5, 20_000)
+    histogram, shares = Histogram(), (0.5, 0.99, 0.999)
+    assert histogram.percentiles_s((0.5,)) == [0.0]
+    for duration in durations:
+        histogram.add(float(duration))
+    for share, found in zip(shares, histogram.percentiles_s(shares), strict=True):
+        true = np.quantile(durations, share, method='inverted_cdf')
+        assert true <= found <= 1.024 * true, 'never understated'
+    assert histogram.percentiles_s((1.0,)) == [histogram.maximum_s] == [durations.max()]
+    for extreme in (0.0, 1e9):
+        histogram.add(extreme)
+    assert histogram.percentiles_s((1e-9, 1.0)) == pytest.approx([1e-6, 1e3])
+    assert histogram.maximum_s == 1e9

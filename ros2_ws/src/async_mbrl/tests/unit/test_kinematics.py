@@ -58,6 +58,9 @@ def test_points_are_those_of_a_joint_by_joint_calculation(case: tuple[int, int, 
     for index in np.ndindex(2, 3):
         expected = tool_by_quaternions(chain, positions[index])
         np.testing.assert_allclose(found[index], expected, atol=1e-12)
+        alone = ToolKinematics(chain).points(positions[index])
+        assert alone.shape == (3 * points,)
+        np.testing.assert_allclose(alone, expected, atol=1e-12)
 
 
 @given(cases)

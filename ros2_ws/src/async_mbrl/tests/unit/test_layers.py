@@ -27,6 +27,7 @@ FORBIDDEN = {
     'learning': ROS | {'mujoco', 'async_mbrl.control', 'async_mbrl.simulation',
                        'async_mbrl.collection'},
     'simulation': ROS | {'torch', 'async_mbrl.learning'},
+    'emulation': ROS,
     'ros': {'torch', 'mujoco', 'async_mbrl.nodes'},
     'nodes': {'mujoco'},
 }

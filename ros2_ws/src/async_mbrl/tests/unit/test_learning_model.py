@@ -25,14 +25,14 @@ TASK = learning_rig.make_task()
 
 
 def filled_buffer(episodes: int, capacity: int = 1000) -> TransitionBuffer:
-    buffer = TransitionBuffer(capacity, TASK.state_size, TASK.action_size)
+    buffer = TransitionBuffer(capacity, TASK.state_size, TASK.action_size, TASK.goal_size)
     buffer.append(learning_rig.Plant(TASK).explore(episodes))
     return buffer
 
 
 def test_buffer_keeps_the_newest_and_refuses_gaps() -> None:
     transitions = learning_rig.Plant(TASK).explore(4)
-    buffer = TransitionBuffer(40, TASK.state_size, TASK.action_size)
+    buffer = TransitionBuffer(40, TASK.state_size, TASK.action_size, TASK.goal_size)
     buffer.append(transitions[:30])
     with pytest.raises(ValueError, match='31 does not follow 29'):
         buffer.append(transitions[31:])

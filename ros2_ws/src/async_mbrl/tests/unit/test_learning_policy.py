@@ -16,11 +16,12 @@ from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
 from async_mbrl.learning.checkpoint import CheckpointError
-from async_mbrl.learning.config import ExplorationConfig, MePpoConfig, ModelConfig, SvgConfig
+from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy import Policy
 from async_mbrl.learning.policy_learner import PolicyLearner, exploration_std
+from async_mbrl.learning.settings import MePpoConfig, SvgConfig
 from async_mbrl.learning.value import lambda_returns
 
 TASK = learning_rig.make_task()

@@ -14,10 +14,11 @@ from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.run import RunFolder
 from async_mbrl.learning.checkpoint import recorded_hash
-from async_mbrl.learning.config import ExplorationConfig, MePpoConfig, ModelConfig, SvgConfig
+from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.policy_server import PolicyServer
+from async_mbrl.learning.settings import MbMpoConfig, MePpoConfig, MeTrpoConfig, SvgConfig
 
 TASK = learning_rig.make_task()
 MODEL = ModelConfig(members=2, hidden=(16, 16), batch=16)
@@ -43,6 +44,11 @@ def policy_learner(improvement: Any) -> Callable[[int], PolicyLearner]:
     pytest.param(stopping_model_learner, id='stopping model'),
     pytest.param(policy_learner(MePpoConfig(rollouts=10, horizon=5, value_hidden=(16,))),
                  id='me_ppo'),
+    pytest.param(policy_learner(MeTrpoConfig(rollouts=10, horizon=5, value_hidden=(16,))),
+                 id='me_trpo'),
+    pytest.param(policy_learner(MeTrpoConfig(rollouts=10, horizon=5, baseline='linear')),
+                 id='me_trpo, linear baseline'),
+    pytest.param(policy_learner(MbMpoConfig(rollouts=5, horizon=5, tasks=4)), id='mb_mpo'),
     pytest.param(policy_learner(SvgConfig(rollouts=10, horizon=5, value_hidden=(16,))),
                  id='svg')])
 def test_weights_optimiser_buffer_and_counters_are_the_same_by_hash(

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from async_mbrl.bringup.arguments import RunRequest
-from async_mbrl.bringup.compose import Composition, compose
+from async_mbrl.bringup.compose import compose
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
 from async_mbrl.reporting import outcome

@@ -90,6 +90,7 @@ def may(rule: str, name: str) -> set[str]:
 def test_who_may_publish_what_matters() -> None:
     assert may('publish', '/policy_parameters') == {'policy_learner'}
     assert may('publish', '/model_parameters') == {'model_learner'}
+    assert may('publish', '/planned_actions') == {'planner'}
     assert may('publish', '/commands') == {'controller', 'guard'}
     assert may('publish', '/joint_states') == {'sim_bridge'}
     assert may('publish', '/transitions') == {'robot_interface'}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from async_mbrl.core.clock import FakeClock
-from async_mbrl.simulation.driver import GapStatistics, Pacer, SimulatedDriver
+from async_mbrl.simulation.driver import CatchUpPacer, SimulatedDriver
 
 ROBOT = arm7.robot()
 EFFORT = np.array(ROBOT.limits.effort)
@@ -66,30 +66,16 @@ def test_a_driver_with_a_timeout_holds_until_the_next_command():
     assert driver.command(9.0, NEUTRAL) is NEUTRAL
 
 
-def test_gap_quantiles_are_exact_to_two_percent():
-    gaps = np.random.default_rng(0).lognormal(np.log(0.002), 0.5, 20000)
-    statistics = GapStatistics()
-    assert statistics.quantiles_s((0.5,)) == [0.0]
-    for gap in gaps:
-        statistics.add(gap)
-    shares = (0.5, 0.99, 0.999)
-    assert statistics.quantiles_s(shares) == pytest.approx(np.quantile(gaps, shares), rel=0.03)
-    assert statistics.maximum_s == gaps.max()
-    for extreme in (0.0, 1e9):
-        statistics.add(extreme)
-    assert statistics.quantiles_s((1.0,)) == pytest.approx([1e9], rel=1.0)
-
-
 def test_pacer_keeps_to_the_clock():
     clock = FakeClock(10.0)
-    pacer = Pacer(clock, 0.002, limit=100)
+    pacer = CatchUpPacer(clock, 0.002, limit=100)
     assert [pacer.wait() for _ in range(1000)] == [1] * 1000
     assert clock.now() == pytest.approx(12.0)
 
 
 def test_pacer_catches_up_after_a_gap_but_never_without_bound():
     clock = FakeClock()
-    pacer = Pacer(clock, 0.002, limit=100)
+    pacer = CatchUpPacer(clock, 0.002, limit=100)
     pacer.wait()
     clock.time_s = 0.0301
     assert pacer.wait() == 14

@@ -77,3 +77,13 @@ def test_an_episode_of_another_policy_is_aborted():
 def test_rates_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match='control_rate_hz'):
         _arm(plant=arm7.plant(physics_rate_hz=750.0, state_rate_hz=750.0))
+
+
+@pytest.mark.parametrize('interface', ['velocity', 'position'])
+def test_an_arm_that_was_put_elsewhere_begins_there_whatever_was_sent_before(interface):
+    robot = dataclasses.replace(ROBOT, command_interface=interface)
+    policy = arm7.constant_policy(BUILT, np.full(7, 0.2))
+    result = evaluate(policy, robot, arm7.ideal_plant(),
+                      dataclasses.replace(TASK, start_half_range=(0.2,) * 7), arm7.NETWORK, 4,
+                      seed=0)
+    assert not result.aborts

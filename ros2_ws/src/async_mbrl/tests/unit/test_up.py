@@ -15,7 +15,8 @@ import pytest
 from async_mbrl.bringup import up
 from async_mbrl.bringup.aftermath import written
 from async_mbrl.bringup.arguments import RunRequest
-from async_mbrl.bringup.compose import Composition, compose
+from async_mbrl.bringup.compose import compose
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.folder import OpenRun
 from async_mbrl.bringup.graph import NodeDescription, describe
 from async_mbrl.bringup.processes import Launcher
