@@ -122,6 +122,9 @@ def _load_spec(path: Path) -> mujoco.MjSpec:
 
 
 def _compile(spec: mujoco.MjSpec, path: Path) -> mujoco.MjModel:
+    # Warnings of the compiler are those of the binding; MuJoCo writes a file into the working
+    # directory as well, unless somebody takes them.
+    mujoco.set_mju_user_warning(_ignore)
     try:
         with warnings.catch_warnings():
             # The half-cheetah of gymnasium is as it is.
@@ -129,6 +132,12 @@ def _compile(spec: mujoco.MjSpec, path: Path) -> mujoco.MjModel:
             return spec.compile()
     except ValueError as error:
         raise ConfigError(f'model: {path} is not a valid model: {error}') from None
+    finally:
+        mujoco.set_mju_user_warning(None)
+
+
+def _ignore(_message: str) -> None:
+    pass
 
 
 def actuated_joints(model: mujoco.MjModel) -> tuple[str, ...]:
