@@ -70,7 +70,8 @@ def test_every_status_arrives_as_an_update(node: Node, monitor: Monitor) -> None
                                        GuardHealth}
     by_type = {type(update): update for update in arrived}
     assert by_type[RunProgress] == RunProgress(
-        'learning', task='reach', episodes=3, last_distance_m=0.02, transitions=90)
+        'learning', task='reach', episodes=3, recent_success_rate=0.0, last_distance_m=0.02,
+        transitions=90)
     assert by_type[ControllerHealth] == ControllerHealth(
         'running', ticks=500, policy_age_s=0.25, policy_version=Version(1, 7))
     assert by_type[LearnerHealth] == LearnerHealth(
