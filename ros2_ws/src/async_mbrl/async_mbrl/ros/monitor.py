@@ -139,10 +139,14 @@ class Monitor:
         """Say which ends of a driver of this robot are there; after :meth:`present`."""
         node = self._node
         found = []
-        if node.count_publishers(robot.joint_states_topic):
-            found.append(f'topic {robot.joint_states_topic} is published')
-        if node.count_subscribers(robot.commands_topic):
-            found.append(f'topic {robot.commands_topic} is subscribed to')
+        for topic, how, ends in (
+                (robot.joint_states_topic, 'published',
+                 node.get_publishers_info_by_topic(robot.joint_states_topic)),
+                (robot.commands_topic, 'subscribed to',
+                 node.get_subscriptions_info_by_topic(robot.commands_topic))):
+            if ends:
+                by = ', '.join(sorted({end.node_name for end in ends}))
+                found.append(f'topic {topic} is {how} by {by}')
         if robot.controller_manager:
             service = node.resolve_service_name(f'{robot.controller_manager}/switch_controller')
             if service in dict(node.get_service_names_and_types()):

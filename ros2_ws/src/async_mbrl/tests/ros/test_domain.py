@@ -64,9 +64,9 @@ def test_a_simulation_keeps_away_from_a_driver(monkeypatch: pytest.MonkeyPatch,
     rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = Node('driver', context=context)
     ends = {
-        'topic driver/states is published':
+        'topic driver/states is published by driver':
             lambda: node.create_publisher(JointState, 'driver/states', 1),
-        'topic driver/commands is subscribed to':
+        'topic driver/commands is subscribed to by driver':
             lambda: node.create_subscription(Float64MultiArray, 'driver/commands', print, 1),
         'service /manager/switch_controller is served':
             lambda: node.create_service(Trigger, 'manager/switch_controller', print)}

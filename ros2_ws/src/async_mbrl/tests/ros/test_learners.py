@@ -381,7 +381,8 @@ def test_one_process_learns_both_in_turns_and_goes_on_in_the_middle_of_one(scrip
     script.until(lambda: bool(script.policies), 'no first policy')
     script.collect(1)
     script.tell(msg.RunStatus.LEARNING)
-    script.until(lambda: script.policies[-1].trained_on_transitions == 15, 'rollout not taken')
+    script.until(lambda: script.policies[-1].trained_on_transitions == 15
+                 and 'policy_learner' in script.statuses, 'rollout not taken')
     assert script.statuses['policy_learner'].updates == 0
     before = script.policies[-1].version
 
