@@ -10,6 +10,7 @@ import pytest
 import rclpy
 from control_rig import JOINTS, make_robot
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
@@ -41,15 +42,22 @@ class Driver:
         return self.taken[topic]
 
 
+NODES: list[Node] = []
+"""Nodes of a test: one that is only forgotten stays a driver to the tests after it."""
+
+
 @pytest.fixture(autouse=True)
 def ros() -> Iterator[None]:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     yield
+    while NODES:
+        NODES.pop().destroy_node()
     rclpy.try_shutdown()
 
 
 def connect(kind: type, dry_run: bool = False, **robot) -> tuple[CommandPublisher, Driver]:
     driver, node = Driver(kind), rclpy.create_node('tested')
+    NODES.extend((driver.node, node))
     publisher = CommandPublisher(node, make_robot(**robot), dry_run)
     while not publisher.publisher.get_subscription_count():
         time.sleep(0.01)

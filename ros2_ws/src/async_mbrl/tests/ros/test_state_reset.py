@@ -23,7 +23,10 @@ START = bodies.task('ant').sample_start(np.random.default_rng(0))
 @pytest.fixture
 def nodes() -> Iterator[tuple[Node, ResetIntake]]:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    yield rclpy.create_node('controller'), ResetIntake(rclpy.create_node('sim_bridge'), ROBOT)
+    controller, bridge = rclpy.create_node('controller'), rclpy.create_node('sim_bridge')
+    yield controller, ResetIntake(bridge, ROBOT)
+    controller.destroy_node()
+    bridge.destroy_node()
     rclpy.try_shutdown()
 
 
