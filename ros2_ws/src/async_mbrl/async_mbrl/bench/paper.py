@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from async_mbrl.bench.provenance import machine, revision
 from async_mbrl.bench.rows import REAL_OVERHEAD_S, SECONDS_PER_SAMPLE, Row
 from async_mbrl.bringup.folder import require_idle
 from async_mbrl.bringup.resources import share_folder
@@ -277,22 +276,6 @@ def read_results(path: Path) -> dict[str, Any]:
         pass    # said below
     raise ConfigError(f'{path} is not a file of results of this benchmark; move it away, or name '
                       'another one with --output')
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine."""
-    models = [line.split(':', 1)[1].strip() for line in Path('/proc/cpuinfo').read_text()
-              .splitlines() if line.startswith('model name')]
-    return {'cpu': models[0] if models else 'unknown', 'cores': os.cpu_count(),
-            'kernel': os.uname().release, 'python': platform.python_version()}
-
-
-def revision() -> str:
-    """Give the revision of the sources."""
-    found = subprocess.run(
-        ['git', '-C', str(Path(__file__).resolve().parent), 'describe', '--always', '--dirty',
-         '--abbrev=12'], capture_output=True, text=True, check=False).stdout.strip()
-    return found or 'not committed'
 
 
 def duration(seconds: float) -> str:

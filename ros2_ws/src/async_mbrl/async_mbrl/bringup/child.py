@@ -20,6 +20,9 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 AUTOGROUP = Path('/proc/self/autogroup')
+AUTOGROUP_ATTEMPTS, AUTOGROUP_PAUSE_S = 20, 0.1
+"""The kernel lets others than root set this ten times a second, all processes together."""
+
 SPARE_DELAY_S = 3.0
 """A spare loads this late, so that it does not hold up what is starting now."""
 
@@ -51,10 +54,22 @@ def share_nicely(nice: int) -> None:
     """Set the niceness of this session against others, which niceness of threads does not cross.
 
     Linux may share the processors by session first (autogroup), and each node is a session of its
-    own; without autogroup, or where it must not be set, threads see to themselves.
+    own; without autogroup, or where it must not be set, which is said, threads see to themselves.
     """
-    if nice and os.getsid(0) == os.getpid() and AUTOGROUP.exists():
-        AUTOGROUP.write_text(str(nice))
+    if not nice or os.getsid(0) != os.getpid() or not AUTOGROUP.exists():
+        return
+    refusal: OSError | None = None
+    for _ in range(AUTOGROUP_ATTEMPTS):
+        try:
+            AUTOGROUP.write_text(str(nice))
+            return
+        except BlockingIOError as error:
+            refusal = error
+            time.sleep(AUTOGROUP_PAUSE_S)
+        except OSError as error:
+            refusal = error
+            break
+    print(f'this node keeps its share of the processors: {AUTOGROUP}: {refusal}', file=sys.stderr)
 
 
 def main() -> None:

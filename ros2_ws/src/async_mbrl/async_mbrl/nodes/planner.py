@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from dataclasses import dataclass
 
 import torch
-from rclpy.executors import SingleThreadedExecutor
 
 from async_mbrl.core.config import param
 from async_mbrl.core.robot import RobotConfig
@@ -16,12 +14,10 @@ from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.predictive_control import PredictiveControl
 from async_mbrl.learning.settings import PetsConfig
-from async_mbrl.ros.bridged_node import BridgedNode
-from async_mbrl.ros.learner_node import SWITCH_INTERVAL_S
+from async_mbrl.ros.bridged_node import BridgedNode, serve
 from async_mbrl.ros.lifecycle import ManagedNode, run_managed
 from async_mbrl.ros.params import config_from_parameters
-from async_mbrl.ros.planner_bridge import IDLE_S, PlannerBridge
-from async_mbrl.ros.run import note_stops
+from async_mbrl.ros.planner_bridge import PlannerBridge
 from async_mbrl.tasks import TaskConfig, make_task
 
 NAME = 'planner'
@@ -80,17 +76,7 @@ def spin(node: ManagedNode) -> None:
         RuntimeError: planning has failed; the cause is chained.
     """
     assert isinstance(node, PlannerNode)
-    stops = note_stops()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    gc.freeze()
-    try:
-        while not stops and not node.finalized and not (
-                node.bridge is not None and node.bridge.ended):
-            executor.spin_once(timeout_sec=IDLE_S)
-    finally:
-        executor.remove_node(node)
+    serve(node)
     error = None if node.bridge is None else node.bridge.error
     if error is not None:
         raise RuntimeError(f'{NAME} has failed') from error

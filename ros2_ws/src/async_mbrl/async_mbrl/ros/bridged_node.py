@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from typing import Generic, Protocol, TypeVar
 
+from rclpy.executors import SingleThreadedExecutor
+
 from async_mbrl.ros.lifecycle import ManagedNode
+from async_mbrl.ros.run import note_stops
+
+IDLE_S = 0.1
+"""How long a thread sleeps at most when there is nothing to do for it."""
+SWITCH_INTERVAL_S = 0.0005
+"""The interpreter hands the lock over this soon, so that callbacks do not wait for computing."""
 
 
 class Bridge(Protocol):
@@ -34,3 +44,36 @@ class BridgedNode(ManagedNode, Generic[B]):
         """Take part no more, for now."""
         if self.bridge is not None:
             self.bridge.pause()
+
+
+class ComputingBridge(Bridge, Protocol):
+    """A bridge that computes in a thread of its own."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the computing has come to its end, by the end of the run or an error."""
+        ...
+
+
+C = TypeVar('C', bound=ComputingBridge)
+
+
+def serve(node: BridgedNode[C]) -> bool:
+    """Serve callbacks in the calling thread, the main one, while the bridge computes in another.
+
+    Returns:
+        Whether a signal ended it; it never interrupts what is computed. Otherwise it was the end of
+        the computing, or the node was finalized.
+    """
+    stops = note_stops()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    gc.freeze()
+    try:
+        while not stops and not node.finalized and not (
+                node.bridge is not None and node.bridge.ended):
+            executor.spin_once(timeout_sec=IDLE_S)
+    finally:
+        executor.remove_node(node)
+    return bool(stops)

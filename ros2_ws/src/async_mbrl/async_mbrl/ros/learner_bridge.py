@@ -28,6 +28,7 @@ from async_mbrl.learning.learner import Learner
 from async_mbrl.learning.run_pin import RunPin
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import StreamBounds, subscribe
+from async_mbrl.ros.bridged_node import IDLE_S
 from async_mbrl.ros.convert import snapshot_parts, snapshot_to_messages, transition_from_message
 from async_mbrl.ros.diagnostics import Diagnostics
 from async_mbrl.ros.learner_report import LearnerReport
@@ -41,8 +42,6 @@ COMPUTE_NICE = 10
 """Niceness of the thread that learns."""
 STATUS_PERIOD_S = 0.5
 CHECKPOINT_PERIOD_S = 10.0
-IDLE_S = 0.1
-"""How long the learner sleeps at most when there is nothing to learn from."""
 STALL_S = 5.0
 """A learner that has come to no end of a step for so long is not vouched for any more."""
 

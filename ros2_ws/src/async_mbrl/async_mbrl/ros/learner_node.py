@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-
-from rclpy.executors import SingleThreadedExecutor
-
 from async_mbrl.core.config import ConfigError
 from async_mbrl.learning.checkpoint import CheckpointError
-from async_mbrl.ros.bridged_node import BridgedNode
-from async_mbrl.ros.learner_bridge import IDLE_S, LearnerBridge
+from async_mbrl.ros.bridged_node import BridgedNode, serve
+from async_mbrl.ros.learner_bridge import LearnerBridge
 from async_mbrl.ros.lifecycle import ManagedNode
-from async_mbrl.ros.run import note_stops
-
-SWITCH_INTERVAL_S = 0.0005
-"""The interpreter hands the lock over this soon, so that callbacks do not wait for computing."""
 
 
 class LearnerNode(BridgedNode[LearnerBridge]):
@@ -58,26 +49,14 @@ class LearnerNode(BridgedNode[LearnerBridge]):
 
 
 def spin(node: ManagedNode) -> None:
-    """Serve callbacks in the calling thread, the main one, until the run is over or a signal.
+    """Serve callbacks until the run is over or a signal.
 
     Raises:
         ConfigError: the checkpoint does not fit the run, or the run is another one.
         RuntimeError: learning has failed; the reason was published and the cause is chained.
     """
     assert isinstance(node, LearnerNode)
-    # A signal ends the learning between two steps, never inside one.
-    stops = note_stops()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    gc.freeze()
-    try:
-        while not stops and not node.finalized and not (
-                node.bridge is not None and node.bridge.ended):
-            executor.spin_once(timeout_sec=IDLE_S)
-    finally:
-        executor.remove_node(node)
-    if stops:
+    if serve(node):
         node.get_logger().info('asked to stop: saving')
     error = None if node.bridge is None else node.bridge.error
     if isinstance(error, ConfigError):

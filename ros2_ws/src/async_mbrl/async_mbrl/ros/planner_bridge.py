@@ -18,6 +18,7 @@ from async_mbrl.core.snapshot import NO_VERSION, Snapshot
 from async_mbrl.learning.predictive_control import PredictiveControl
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import StreamBounds, subscribe
+from async_mbrl.ros.bridged_node import IDLE_S
 from async_mbrl.ros.convert import doubles, step_from_message, version_to_message
 from async_mbrl.ros.diagnostics import Diagnostics, Part
 from async_mbrl.ros.latency import LatencyRecord
@@ -26,7 +27,6 @@ from async_mbrl.ros.plan_intake import TOPIC, plan_to_message
 from async_mbrl.ros.snapshot_intake import SnapshotIntake
 
 STATUS_PERIOD_S = 0.5
-IDLE_S = 0.1
 MODEL_BACKLOG = 2
 """One model may come while another waits to be taken; older ones go."""
 _OVER = (msg.RunStatus.DONE, msg.RunStatus.FAILED)
