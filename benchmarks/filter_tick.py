@@ -1,7 +1,8 @@
 """How long the command filter and the policy take in a tick of the control loop.
 
 Every tick is measured with a policy step in it, as if the policy ran at the rate of the loop:
-observation, a network of two hidden layers of 256, the filter. One process, one thread, SCHED_FIFO
+observation, a network of two hidden layers of 256, the filter. After it, at the same pace, what the
+machine needs for the network's three products alone: the floor. One process, one thread, SCHED_FIFO
 and locked memory where allowed, no garbage collection. Needs a sourced environment
 (``. scripts/env.sh``).
 """
@@ -52,25 +53,40 @@ def window(interface: str, rate_hz: float, ticks: int, seed: int) -> dict[str, A
     home, scale = np.array(robot.home), np.array(robot.action_scale)
     applied, goal = np.zeros(robot.joints), task.tool_points(home).astype(np.float32)
     command_filter.start(home, applied)
-    whole, filtering = [], []
+    spans: dict[str, list[float]] = {'tick': [], 'filter_and_policy': [], 'observation': [],
+                                     'policy': [], 'filter': [], 'floor': []}
     period_s = 1.0 / rate_hz
     deadline_s = time.monotonic()
-    for tick in range(ticks + WARM_UP):
+    for tick in range(WARM_UP + ticks):
         deadline_s += period_s
         time.sleep(max(0.0, deadline_s - time.monotonic()))
         phase = 2.0 * np.pi * tick * period_s
         position, velocity = home + 0.1 * np.sin(phase), np.full(robot.joints, np.cos(phase))
         begin_s = time.perf_counter()
-        action = policy.mean(task.observe(position, velocity, applied, goal))
+        observation = task.observe(position, velocity, applied, goal)
+        observed_s = time.perf_counter()
+        action = policy.mean(observation)
         asked = action * scale if interface != 'position' else position + 0.02 * action
         middle_s = time.perf_counter()
         command_filter.apply(asked, position, velocity)
         end_s = time.perf_counter()
         if tick >= WARM_UP:
-            whole.append(end_s - begin_s)
-            filtering.append(end_s - middle_s)
+            for name, span_s in (
+                    ('tick', end_s - begin_s), ('filter_and_policy', end_s - observed_s),
+                    ('observation', observed_s - begin_s), ('policy', middle_s - observed_s),
+                    ('filter', end_s - middle_s)):
+                spans[name].append(span_s)
+    matrices = policy.parameters.weights if policy.parameters else ()
+    for _ in range(ticks):
+        deadline_s += period_s
+        time.sleep(max(0.0, deadline_s - time.monotonic()))
+        begin_s = time.perf_counter()
+        x = np.ones(task.feature_size, np.float32)
+        for matrix in matrices:
+            x = matrix.dot(x)
+        spans['floor'].append(time.perf_counter() - begin_s)
     return {'interface': interface, 'rate_hz': rate_hz, 'ticks': ticks,
-            'tick_us': _percentiles(whole), 'filter_us': _percentiles(filtering)}
+            **{f'{name}_us': _percentiles(times_s) for name, times_s in spans.items()}}
 
 
 def _percentiles(times_s: list[float]) -> dict[str, float]:
