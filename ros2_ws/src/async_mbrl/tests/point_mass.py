@@ -44,8 +44,8 @@ class PointMass:
         return (1.0 - next_observation[..., 0] ** 2 - 0.1 * next_observation[..., 1] ** 2
                 - 0.01 * (action ** 2).sum(-1))
 
-    def terminated(self, observation: np.ndarray) -> bool:
-        return self._ends and abs(float(observation[0])) > 1.5
+    def terminated(self, observation: np.ndarray) -> np.ndarray:
+        return self._ends & (np.abs(observation[..., 0]) > 1.5)
 
     def sample_goals(self, rng: np.random.Generator, count: int) -> np.ndarray:
         del rng

@@ -48,7 +48,6 @@ class Planner:
         self._model = model
         self._task = task
         self._generator = generator
-        self._ends = bool(getattr(task.config, 'terminate', False))
         self._mean = torch.zeros(config.horizon, task.action_size)
 
     def forget(self) -> None:
@@ -94,10 +93,9 @@ class Planner:
             seen.append(observation)
         observations = torch.stack(seen)
         rewards = self._task.reward(torch, observations, taken)
-        if self._ends:
-            alive = torch.from_numpy(self._task.healthy(observations.numpy())).to(rewards.dtype)
-            # The step to the end counts, but nothing after it.
-            rewards[1:] = rewards[1:] * alive.cumprod(0)[:-1]
+        alive = torch.from_numpy(~self._task.terminated(observations.numpy())).to(rewards.dtype)
+        # The step to the end counts, but nothing after it.
+        rewards[1:] = rewards[1:] * alive.cumprod(0)[:-1]
         total = rewards.sum(0).mean(0)
         return torch.where(torch.isfinite(total), total, _HOPELESS)
 

@@ -66,9 +66,11 @@ class BenchmarkTask:
         del xp
         return (observation - state_mean) / state_std
 
-    def terminated(self, observation: np.ndarray) -> bool:
-        """Whether the episode ends here, where it may."""
-        return bool(self.config.terminate and not self.healthy(observation))
+    def terminated(self, observation: np.ndarray) -> np.ndarray:
+        """Whether (...) the episode ends at observations (..., size), where it may."""
+        if not self.config.terminate:
+            return np.zeros(observation.shape[:-1], bool)
+        return ~self.healthy(observation)
 
     def healthy(self, observation: np.ndarray) -> np.ndarray:
         """Whether (...) Gymnasium would let the episode go on from observations (..., size)."""

@@ -100,10 +100,9 @@ class ReachTask:
         error = np.reshape(tool, (-1, 3)) - np.reshape(goal, (-1, 3))
         return float(np.linalg.norm(error, axis=1).mean())
 
-    def terminated(self, observation: np.ndarray) -> bool:
-        """Whether the task ends by itself here: reach never does."""
-        del observation
-        return False
+    def terminated(self, observation: np.ndarray) -> np.ndarray:
+        """Whether (...) the task ends by itself at observations (..., size): reach never does."""
+        return np.zeros(observation.shape[:-1], bool)
 
     def judge(self, observation: np.ndarray, goal: np.ndarray, ret: float,
               tool: np.ndarray | None) -> Verdict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import bodies
@@ -147,13 +146,8 @@ class Members:
 class Bounded(PointMass):
     """Ends by itself beyond |x| = 0.3, or does not."""
 
-    def __init__(self, ends: bool) -> None:
-        super().__init__(ends)
-        self.config = SimpleNamespace(policy_rate_hz=10.0, terminate=ends)
-
-    def healthy(self, observation: np.ndarray) -> np.ndarray:
-        healthy: np.ndarray = np.abs(observation[..., 0]) < 0.3
-        return healthy
+    def terminated(self, observation: np.ndarray) -> np.ndarray:
+        return self._ends & (np.abs(observation[..., 0]) >= 0.3)
 
 
 @pytest.mark.parametrize('ends', [False, True])
@@ -196,15 +190,16 @@ def test_what_is_imagined_without_end_is_avoided(config: PetsConfig) -> None:
 
 
 @pytest.mark.parametrize('name', ['hopper', 'walker2d', 'ant', 'inverted_pendulum'])
-def test_bodies_say_of_many_states_at_once_whether_they_are_healthy(name: str) -> None:
-    task = bodies.task(name, terminate=True)
+@pytest.mark.parametrize('ends', [False, True])
+def test_bodies_say_of_many_states_at_once_whether_they_end(name: str, ends: bool) -> None:
+    task = bodies.task(name, terminate=ends)
     rng = np.random.default_rng(0)
     seen = rng.uniform(-1.0, 2.0, (4, 50, task.observation_size)).astype(np.float32)
     seen[0, 0] = np.nan
-    found = task.healthy(seen)
-    single = [[not task.terminated(row) for row in block] for block in seen]
+    found = task.terminated(seen)
+    single = [[bool(task.terminated(row)) for row in block] for block in seen]
     assert found.tolist() == single
-    assert not found[0, 0]
+    assert found[0, 0] == found.any() == ends
 
 
 @pytest.mark.parametrize(('changes', 'named'), [

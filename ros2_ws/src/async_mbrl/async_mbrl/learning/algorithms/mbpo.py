@@ -96,8 +96,7 @@ class Mbpo(nn.Module):
             action, _ = self.policy.sample(self.policy.features(observation), noise)
             following = imagination.advance(observation, action, mix_members=True)
             reward = self._task.reward(torch, following, action)
-            ended = torch.tensor([bool(self._task.terminated(row))
-                                  for row in following.flatten(0, 1).numpy()]).view_as(alive)
+            ended = torch.from_numpy(self._task.terminated(following.numpy()))
             self.imagined.append(Samples(observation[alive], action[alive], following[alive],
                                          reward[alive], ended[alive].float()))
             rewards.append(reward[alive])
