@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from typing import Any
 from async_mbrl.bench.provenance import machine, revision
 from async_mbrl.bench.rows import REAL_OVERHEAD_S, SECONDS_PER_SAMPLE, Row
 from async_mbrl.bringup.folder import require_idle
-from async_mbrl.bringup.resources import share_folder
-from async_mbrl.core.config import ConfigError, look_up, read_yaml
+from async_mbrl.core.config import ConfigError, look_up
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.run import RunFolder
 
@@ -165,8 +164,7 @@ class Queue:
 
 def real_command(row: Row, runs: Path) -> list[str]:
     """Give the arguments of ``async-mbrl`` for a row on the real clock."""
-    settings = (*paper_settings(row.algorithm), *row.settings,
-                f'collection.wall_time_s={row.wall_s:g}',
+    settings = (*row.settings, f'collection.wall_time_s={row.wall_s:g}',
                 'collection.live_evaluation_episodes=0')
     return ['up', 'sim', *_what(row), '--motion-time', f'{row.wall_s:g}', *_set(settings),
             '--episodes', '1', '--no-view', '--no-video', '--run-dir', str(runs / row.name)]
@@ -174,29 +172,11 @@ def real_command(row: Row, runs: Path) -> list[str]:
 
 def emulated_command(row: Row, runs: Path, budget: Mapping[str, float]) -> list[str]:
     """Give the arguments of ``async-mbrl`` for a row on the emulated clock."""
-    settings = (*paper_settings(row.algorithm), *row.settings, *(
+    settings = (*row.settings, *(
         f'schedule.{name}_updates_per_transition={value:.6g}'
         for name, value in budget.items()))
     return ['emulate', *_what(row), '--samples', str(row.samples), *_set(settings),
             '--output', str(_emulated_file(row, runs))]
-
-
-def paper_settings(algorithm: str) -> list[str]:
-    """Give the settings that an algorithm has in the paper, as changes of a configuration.
-
-    Raises:
-        ConfigError: the package has none of it.
-    """
-    file = share_folder() / 'config' / 'algorithms' / 'paper' / f'{algorithm}.yaml'
-    return list(_flat(read_yaml(file)))
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}={json.dumps(value)}'
 
 
 def _what(row: Row) -> list[str]:

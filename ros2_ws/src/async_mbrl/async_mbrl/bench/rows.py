@@ -1,9 +1,9 @@
 """The rows of the comparison of schedules: what is run, with which settings, and how long it takes.
 
-Algorithms have the settings of Zhang et al. 2019 (``config/algorithms/paper``). Synchronous rows
-have the numbers of the sequential baselines there (rollouts, model epochs and policy updates of an
-iteration, persistence of early stopping); all else, learning rates, buffer, divergence, start
-states, is as in the asynchronous rows.
+Algorithms have the settings of Zhang et al. 2019 (``<algorithm>.benchmark.yaml``). Synchronous
+rows have the numbers of the sequential baselines there (rollouts, model epochs and policy updates
+of an iteration, persistence of early stopping); all else, learning rates, buffer, divergence,
+start states, is as in the asynchronous rows.
 """
 
 from __future__ import annotations

@@ -226,7 +226,10 @@ class SimBridge(ManagedNode):
             if self._resets is not None and (state := self._resets.poll()) is not None:
                 self._reset(state)
             if not self._paused:
-                self._advance(due)
+                # After a stop of this process a state is published long after it was due, and the
+                # next one follows at once, with all that has moved meanwhile: stamped with the time
+                # of publishing it would have jumped.
+                self._advance(due, time.time_ns() - round(1e9 * self._pacer.late_s))
             now_s = time.monotonic()
             if now_s >= self._status_at_s:
                 self._report(now_s)
@@ -253,8 +256,13 @@ class SimBridge(ManagedNode):
             except Exception as error:
                 future.set_exception(error)
 
-    def _advance(self, steps: int) -> None:
-        """Take physics steps; publish what fell due in them, once."""
+    def _advance(self, steps: int, due_ns: int) -> None:
+        """Take physics steps; publish what fell due in them, once.
+
+        Args:
+            steps: how many.
+            due_ns: system clock, ns, at which the last of them was due.
+        """
         physics = self._physics
         first = physics.ticks
         command = None
@@ -265,7 +273,7 @@ class SimBridge(ManagedNode):
             physics.step(command)
         last = physics.ticks
         if self._factor == 1.0:
-            stamp_ns = time.time_ns()
+            stamp_ns = due_ns
         else:
             stamp_ns = round((self._start_s + last * physics.period_s) * 1e9)
             if first // self._steps_of_clock != last // self._steps_of_clock:
@@ -352,7 +360,7 @@ class SimBridge(ManagedNode):
             chunk = min(steps, self._steps_of_state)
             if self._following:
                 self._commands.hand(self._driver, self._setpoint(), self._robot_clock.now())
-            self._advance(chunk)
+            self._advance(chunk, time.time_ns())
             steps -= chunk
 
     def _publish_status(self) -> None:

@@ -8,8 +8,6 @@ arrived, one step of learning, and publishing what changed.
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
 import uuid
 from collections import deque
@@ -28,7 +26,7 @@ from async_mbrl.learning.learner import Learner
 from async_mbrl.learning.run_pin import RunPin
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import StreamBounds, subscribe
-from async_mbrl.ros.bridged_node import IDLE_S
+from async_mbrl.ros.computing import Computing
 from async_mbrl.ros.convert import snapshot_parts, snapshot_to_messages, transition_from_message
 from async_mbrl.ros.diagnostics import Diagnostics
 from async_mbrl.ros.learner_report import LearnerReport
@@ -106,12 +104,8 @@ class LearnerBridge:
         self._unused: list[int] = []
         self._beat_s = time.monotonic()
 
-        self._arrived = threading.Event()
-        self._stopping = False
+        self._computing = Computing('learning', self._learn_in_background, COMPUTE_NICE)
         self._paused = True
-        self._thread: threading.Thread | None = None
-        self.error: Exception | None = None
-        """What has ended the learning; None if nothing has."""
         self._run_status: msg.RunStatus | None = None
         self._checked: msg.RunStatus | None = None
         self._run_heard_s = math.inf
@@ -133,7 +127,7 @@ class LearnerBridge:
         subscribe(node, msg.RunStatus, 'run_status', self._on_run_status, qos.STATUS)
         self._models = models
         if models is not None:
-            models.subscribe(self._arrived.set)
+            models.subscribe(self._computing.wake)
         self._triggers = Triggers(node, save=self._on_save)
         Diagnostics(node, self._report.part, node.events.part)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -148,15 +142,18 @@ class LearnerBridge:
     @property
     def ended(self) -> bool:
         """Whether the learning has come to its end, by the end of the run or an error."""
-        return self._thread is not None and not self._thread.is_alive()
+        return self._computing.ended
+
+    @property
+    def error(self) -> Exception | None:
+        """What has ended the learning; None if nothing has."""
+        return self._computing.error
 
     def go_on(self) -> None:
         """Learn, until :meth:`pause`."""
         self._paused = False
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._learn_in_background, name='learning')
-            self._thread.start()
-        self._arrived.set()
+        self._computing.begin()
+        self._computing.wake()
 
     def pause(self) -> None:
         """Learn no more, but go on receiving, answering and giving heartbeats."""
@@ -164,10 +161,7 @@ class LearnerBridge:
 
     def stop(self) -> None:
         """End the learning between two steps, with a checkpoint; wait for it."""
-        self._stopping = True
-        self._arrived.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._computing.stop()
 
     def close(self) -> None:
         """Refuse what was asked and not answered yet; :meth:`stop` comes first."""
@@ -177,28 +171,28 @@ class LearnerBridge:
         if not recovered:
             self._report.received_latency.add(message.publish_time_ns, time.time_ns())
         self._transitions.append((message, recovered))
-        self._arrived.set()
+        self._computing.wake()
 
     def _on_run_status(self, message: msg.RunStatus) -> None:
         if self._run_status is None:
             self._run_heard_s = time.monotonic()
         self._run_status = message
         self._report.stream.announce(message.next_transition)
-        self._arrived.set()
+        self._computing.wake()
 
     def _vouch(self) -> None:
         """Send a heartbeat, provided that learning makes progress."""
-        if self._thread is None or time.monotonic() - self._beat_s < STALL_S:
+        if not self._computing.begun or time.monotonic() - self._beat_s < STALL_S:
             self._report.publish()
 
     def _on_save(self, request: Request) -> None:
-        if self._thread is None or self.ended:
+        if not self._computing.begun or self.ended:
             request.answer(False, 'not learning')
         elif self._save_asked is not None:
             request.answer(False, 'saving already')
         else:
             self._save_asked = request
-            self._arrived.set()
+            self._computing.wake()
 
     def _serve_operator(self) -> None:
         self._triggers.poll()
@@ -210,21 +204,17 @@ class LearnerBridge:
     # What follows runs in the thread that learns.
 
     def _learn_in_background(self) -> None:
-        # Only this thread: callbacks, and the threads of DDS, keep their priority.
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread,
-                       max(COMPUTE_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
         try:
             self._work()
         except Exception as error:
-            self.error = error
             self._report.state, self._report.reason = msg.LearnerStatus.FAILED, str(error)
             self._report.publish()
+            raise
 
     def _work(self) -> None:
         if self._learner.ready:
             self._publish(self._first)
-        while not self._stopping:
+        while not self._computing.stopping:
             self._beat_s = time.monotonic()
             self._check_run()
             if self._checked is not None:   # what comes before may be of another run
@@ -329,8 +319,7 @@ class LearnerBridge:
     def _rest(self) -> None:
         """Wait until something arrives, a moment at most."""
         begun_s = time.monotonic()
-        self._arrived.wait(IDLE_S)
-        self._arrived.clear()
+        self._computing.rest()
         self._report.waited(time.monotonic() - begun_s)
 
     def _publish_if_due(self) -> None:

@@ -6,7 +6,6 @@ step, never from an older one.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from typing import Any
@@ -18,7 +17,7 @@ from async_mbrl.core.snapshot import NO_VERSION, Snapshot
 from async_mbrl.learning.predictive_control import PredictiveControl
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import StreamBounds, subscribe
-from async_mbrl.ros.bridged_node import IDLE_S
+from async_mbrl.ros.computing import Computing
 from async_mbrl.ros.convert import doubles, step_from_message, version_to_message
 from async_mbrl.ros.diagnostics import Diagnostics, Part
 from async_mbrl.ros.latency import LatencyRecord
@@ -52,20 +51,17 @@ class PlannerBridge:
         self._period_s = 1.0 / (task.config.policy_rate_hz * factor)
         self._bounds = StreamBounds.of(task)
         self._session = uuid.uuid4().hex
-        self._arrived = threading.Event()
+        self._computing = Computing('planning', self._run)
         self._newest: tuple[msg.ControlStep, float] | None = None
-        self._stopping = self._over = False
+        self._over = False
         self._paused = True
-        self._thread: threading.Thread | None = None
         self._planning_s = 0.0
         self._durations = LatencyRecord()
         self._plans = self._late = self._refused = 0
-        self.error: Exception | None = None
-        """What has ended the planning; None if nothing has."""
         self._models: SnapshotIntake[Snapshot] = SnapshotIntake(
             node, 'model', control.model_architecture, control.model_bytes, backlog=MODEL_BACKLOG,
             decode=lambda model, _published_ns: model, take=control.take_snapshot)
-        self._models.subscribe(self._arrived.set)
+        self._models.subscribe(self._computing.wake)
         # The controller must not be held up by a reader that has no time.
         subscribe(node, msg.ControlStep, 'control_steps', self._on_step, qos.FRESH,
                   maximum_bytes=self._bounds.most_bytes(msg.ControlStep))
@@ -79,14 +75,17 @@ class PlannerBridge:
     @property
     def ended(self) -> bool:
         """Whether the planning has come to its end, by the end of the run or an error."""
-        return self._over or (self._thread is not None and not self._thread.is_alive())
+        return self._over or self._computing.ended
+
+    @property
+    def error(self) -> Exception | None:
+        """What has ended the planning; None if nothing has."""
+        return self._computing.error
 
     def go_on(self) -> None:
         """Plan, until :meth:`pause`."""
         self._paused = False
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name='planning')
-            self._thread.start()
+        self._computing.begin()
 
     def pause(self) -> None:
         """Plan no more, for now: the policy acts."""
@@ -94,10 +93,7 @@ class PlannerBridge:
 
     def stop(self) -> None:
         """End the planning; wait for it."""
-        self._stopping = True
-        self._arrived.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._computing.stop()
 
     def part(self) -> Part:
         """Say how it goes, for ``/diagnostics``."""
@@ -118,7 +114,7 @@ class PlannerBridge:
                                             throttle_duration_sec=1.0)
             return
         self._newest = message, time.monotonic()
-        self._arrived.set()
+        self._computing.wake()
 
     def _on_run_status(self, message: msg.RunStatus) -> None:
         self._over = message.phase in _OVER
@@ -141,16 +137,12 @@ class PlannerBridge:
     # What follows runs in the thread that plans.
 
     def _run(self) -> None:
-        try:
-            while not self._stopping:
-                self._arrived.wait(IDLE_S)
-                self._arrived.clear()
-                self._models.take_arrived()
-                newest, self._newest = self._newest, None
-                if newest is not None and not self._paused:
-                    self._plan(*newest)
-        except Exception as error:
-            self.error = error
+        while not self._computing.stopping:
+            self._computing.rest()
+            self._models.take_arrived()
+            newest, self._newest = self._newest, None
+            if newest is not None and not self._paused:
+                self._plan(*newest)
 
     def _plan(self, message: msg.ControlStep, received_s: float) -> None:
         begun_s = time.monotonic()

@@ -168,6 +168,12 @@ class CatchUpPacer:
             self._start_s = (math.floor(self._start_s / period_s) + 0.5) * period_s
         self._steps = 0
         self.given_up = 0
+        """Steps that were due and never asked for."""
+
+    @property
+    def late_s(self) -> float:
+        """Time since the deadline of the last step asked for, s of the clock."""
+        return max(0.0, self._clock.now() - self._start_s - self._steps * self._period_s)
 
     def wait(self) -> int:
         """Sleep to the next deadline; give the number of steps due, at least 1."""

@@ -24,7 +24,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Graph]]:
 @pytest.mark.timeout(300)
 def test_a_body_learns_through_the_graph(start: Callable[..., Graph]) -> None:
     graph = start('--robot', 'half_cheetah', '--motion-time', '9', '--set',
-                  'task.episode_steps=60', '--set', 'collection.live_evaluation_episodes=1')
+                  'task.episode_steps=60', '--set', 'collection.live_evaluation_episodes=1',
+                  '--set', 'model.hidden=[64, 64]', '--set', 'model.minimum_transitions=60',
+                  '--set', 'improvement.minimum_transitions=60', '--set', 'improvement.rollouts=10',
+                  '--set', 'improvement.horizon=20')
     assert graph.wait(240.0) == 0, graph.said
     summary = graph.summary
     assert (summary['task'], summary['robot']) == ('half_cheetah', 'half_cheetah')
@@ -32,6 +35,7 @@ def test_a_body_learns_through_the_graph(start: Callable[..., Graph]) -> None:
     assert summary['transitions']['model_learner'] == 180
     assert summary['transitions']['policy_learner'] == 180
     assert summary['transitions']['lost'] == 0
+    assert summary['model']['updates'] > 0 and summary['policy']['updates'] > 0
     assert summary['safety']['limit_violations_sent'] == 0
     assert summary['resets'] == 2 and summary['robot_time_s'] == pytest.approx(13.0)
     live, offline = summary['evaluation']['live'], summary['evaluation']['offline']

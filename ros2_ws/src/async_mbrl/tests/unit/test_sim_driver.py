@@ -84,3 +84,14 @@ def test_pacer_catches_up_after_a_gap_but_never_without_bound():
     assert pacer.wait() == 100
     assert pacer.given_up == 4900
     assert pacer.wait() == 1
+
+
+def test_pacer_says_how_late_a_step_is_whatever_was_given_up():
+    clock = FakeClock(10.0)
+    pacer = CatchUpPacer(clock, 0.002, limit=100)
+    pacer.wait()
+    assert pacer.late_s == pytest.approx(0.0, abs=1e-9)
+    clock.time_s += 0.7     # stopped with a step in hand: that one is late, the next ones are not
+    assert pacer.late_s == pytest.approx(0.7)
+    pacer.wait()
+    assert pacer.late_s == pytest.approx(0.0, abs=1e-9)
