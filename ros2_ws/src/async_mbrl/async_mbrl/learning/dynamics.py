@@ -48,9 +48,16 @@ class Dynamics(nn.Module, abc.ABC):
         self.state_upper.copy_(statistics.upper)
 
     @abc.abstractmethod
-    def errors(self, state: torch.Tensor, action: torch.Tensor,
-               next_state: torch.Tensor) -> torch.Tensor:
-        """Normalised squared one-step errors (members, rows): what is minimised."""
+    def errors(self, state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor,
+               members: torch.Tensor | None = None) -> torch.Tensor:
+        """Normalised squared one-step errors (members, rows): what is minimised.
+
+        Args:
+            state: (members, rows, state_size).
+            action: (members, rows, action_size).
+            next_state: (members, rows, state_size).
+            members: indices of the members that these are for; None for all.
+        """
 
     @abc.abstractmethod
     def predict(self, state: torch.Tensor, action: torch.Tensor, *,
@@ -120,13 +127,14 @@ class StructuredDynamics(Dynamics):
         self.velocity_scale.copy_(statistics.delta_std[task.velocity])
         self.position_scale.copy_(statistics.delta_std[task.position])
 
-    def errors(self, state: torch.Tensor, action: torch.Tensor,
-               next_state: torch.Tensor) -> torch.Tensor:
+    def errors(self, state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor,
+               members: torch.Tensor | None = None) -> torch.Tensor:
         """Squared errors of the change of velocity and, weighted, of position, normalised."""
         task = self.task
         position, velocity = state[..., task.position], state[..., task.velocity]
-        change = self.velocity_change(state, action)
-        moved = self._period_s * (velocity + self.alpha * change)
+        change = self.velocity_change(state, action, members)
+        alpha = self.alpha if members is None else self.alpha[members]
+        moved = self._period_s * (velocity + alpha * change)
         velocity_error = (change - next_state[..., task.velocity] + velocity) / self.velocity_scale
         position_error = (moved - next_state[..., task.position] + position) / self.position_scale
         return (velocity_error.square().mean(-1)
@@ -147,12 +155,14 @@ class StructuredDynamics(Dynamics):
                                       self.state_upper[task.velocity])
         return torch.cat([position, velocity, self._tool_points(position), action], -1)
 
-    def velocity_change(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    def velocity_change(self, state: torch.Tensor, action: torch.Tensor,
+                        members: torch.Tensor | None = None) -> torch.Tensor:
         """Change of joint velocities (members, rows, joints) over one policy step, rad/s."""
         task = self.task
         inputs = torch.cat([state[..., :task.velocity.stop], state[..., task.previous_action],
                             action], -1)
-        return self.network((inputs - self.input_mean) / self.input_std) * self.velocity_scale
+        normalised = (inputs - self.input_mean) / self.input_std
+        return self.network(normalised, members) * self.velocity_scale
 
 
 class PlainDynamics(Dynamics):
@@ -190,12 +200,12 @@ class PlainDynamics(Dynamics):
         self.delta_mean.copy_(statistics.delta_mean[:self._learned])
         self.delta_std.copy_(statistics.delta_std[:self._learned])
 
-    def errors(self, state: torch.Tensor, action: torch.Tensor,
-               next_state: torch.Tensor) -> torch.Tensor:
+    def errors(self, state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor,
+               members: torch.Tensor | None = None) -> torch.Tensor:
         """Squared errors of the change of state, normalised."""
         delta = (next_state - state)[..., :self._learned]
         wanted = (delta - self.delta_mean) / self.delta_std
-        return (self._normalised_change(state, action) - wanted).square().mean(-1)
+        return (self._normalised_change(state, action, members) - wanted).square().mean(-1)
 
     def predict(self, state: torch.Tensor, action: torch.Tensor, *,
                 clamp: bool = True) -> torch.Tensor:
@@ -209,9 +219,10 @@ class PlainDynamics(Dynamics):
             return learned
         return torch.cat([learned, action], -1)
 
-    def _normalised_change(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    def _normalised_change(self, state: torch.Tensor, action: torch.Tensor,
+                           members: torch.Tensor | None = None) -> torch.Tensor:
         inputs = torch.cat([state, action], -1)
-        return self.network((inputs - self.input_mean) / self.input_std)
+        return self.network((inputs - self.input_mean) / self.input_std, members)
 
 
 def _ensemble(config: ModelConfig, inputs: int, outputs: int,

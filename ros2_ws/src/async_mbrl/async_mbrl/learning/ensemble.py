@@ -46,8 +46,16 @@ class Ensemble(nn.Module):
             self.weights[-1].mul_(output_scale)
         self._parts = (list(self.weights), list(self.biases))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (members, rows, inputs) to (members, rows, outputs)."""
+    def forward(self, x: torch.Tensor, members: torch.Tensor | None = None) -> torch.Tensor:
+        """Map (members, rows, inputs) to (members, rows, outputs).
+
+        Args:
+            x: inputs.
+            members: indices of the members that they are for; None for all.
+        """
+        weights, biases = self._parts
+        if members is not None:
+            weights, biases = ([each[members] for each in part] for part in self._parts)
         if self.product == 'onednn' and x.dtype == torch.float32 and x.device.type == 'cpu':
-            return onednn_perceptrons(self._activation, x, *self._parts)
-        return batched_perceptrons(self._activation, x, *self._parts)
+            return onednn_perceptrons(self._activation, x, weights, biases)
+        return batched_perceptrons(self._activation, x, weights, biases)

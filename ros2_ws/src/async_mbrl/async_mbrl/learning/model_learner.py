@@ -116,6 +116,7 @@ class ModelLearner(Worker):
             return False
         for _ in range(allowed):
             self._update()
+        self._average(allowed)
         self.epochs += allowed / self._epoch_length()
         if self._stopping is not None:
             self._epoch_updates += allowed
@@ -201,17 +202,25 @@ class ModelLearner(Worker):
             rows = torch.randint(len(self.buffer), shape, generator=self._generator)
         else:
             rows = self._split.draw(shape[1], self._generator)
-        loss = self.dynamics.errors(*self.buffer.batch(rows)).mean(1)
-        gradients = torch.autograd.grad(loss.sum(), self._parameters)
-        stopped = None if self._stopping is None else ~self._stopping.active
-        if stopped is not None and stopped.any():
-            self._step_without(stopped, gradients)
+        active = None if self._stopping is None else self._stopping.active
+        if active is None or active.all():
+            loss = self.dynamics.errors(*self.buffer.batch(rows)).mean(1)
+            self._optimizer.step(torch.autograd.grad(loss.sum(), self._parameters))
         else:
-            self._optimizer.step(gradients)
+            members = torch.from_numpy(np.flatnonzero(active))
+            loss = self.dynamics.errors(*self.buffer.batch(rows[members]), members).mean(1)
+            self._step_without(~active, torch.autograd.grad(loss.sum(), self._parameters))
         self.updates += 1
-        rate = max(config.average, 1.0 / self.updates)
-        torch._foreach_lerp_(self._averaged, [p.detach() for p in self._parameters], rate)
         self._training_loss = loss.detach().mean()
+
+    @torch.no_grad()
+    def _average(self, updates: int) -> None:
+        """Move the running average on by a number of updates, as if all had led to here.
+
+        So it costs a pass over the parameters for several updates, not one for each.
+        """
+        rate = max(1.0 - (1.0 - self._config.average) ** updates, min(1.0, updates / self.updates))
+        torch._foreach_lerp_(self._averaged, [p.detach() for p in self._parameters], rate)
 
     @torch.no_grad()
     def _step_without(self, stopped: np.ndarray, gradients: Sequence[torch.Tensor]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import arm7
 import bodies
 import gymnasium
@@ -12,6 +14,12 @@ import torch
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.tasks import make_task
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MuJoCo warns of Gymnasium's models in a file, which it writes where it is run."""
+    monkeypatch.chdir(tmp_path)
 
 
 def environment(name: str) -> gymnasium.Env:

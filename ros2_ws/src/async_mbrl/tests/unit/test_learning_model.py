@@ -12,7 +12,7 @@ import torch
 from async_mbrl.core.kinematics import ToolKinematics
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.dynamics import PlainDynamics, StructuredDynamics
+from async_mbrl.learning.dynamics import PlainDynamics, StructuredDynamics, make_dynamics
 from async_mbrl.learning.early_stopping import EarlyStopping
 from async_mbrl.learning.learner import LearningDiverged
 from async_mbrl.learning.model_learner import ModelLearner
@@ -176,6 +176,24 @@ def test_validation_rows_are_never_trained_on() -> None:
         trained_on = set(drawn[member].tolist())
         assert not kept_apart & trained_on
         assert kept_apart | trained_on == set(range(50))
+
+
+@pytest.mark.parametrize('kind', ['structured', 'plain'])
+def test_some_members_learn_what_they_would_among_all(kind: str) -> None:
+    model = make_dynamics(ModelConfig(kind=kind, **SMALL), TASK, torch.Generator().manual_seed(0))
+    transitions = learning_rig.Plant(TASK).explore(1)
+    batch = [torch.from_numpy(np.stack(column)).expand(3, -1, -1) for column in zip(*(
+        (t.observation[:TASK.state_size], t.action_applied, t.next_observation[:TASK.state_size])
+        for t in transitions), strict=True)]
+    members = torch.tensor([0, 2])
+    everyone, some = model.errors(*batch), model.errors(*(each[members] for each in batch),
+                                                        members)
+    torch.testing.assert_close(some, everyone[members])
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(everyone[members].sum(), parameters)
+    for found, gradient in zip(torch.autograd.grad(some.sum(), parameters), expected, strict=True):
+        torch.testing.assert_close(found, gradient)
+        assert not found[1].any()
 
 
 def test_early_stopped_members_rest_until_new_data() -> None:
