@@ -100,23 +100,27 @@ class _OneDnnPerceptrons(torch.autograd.Function):
         of_input, of_weights, of_biases = (
             ctx.needs_input_grad[1], ctx.needs_input_grad[2:2 + layers],
             ctx.needs_input_grad[2 + layers:])
+        # Each member's part is put in its place while it is still in the cache.
+        found = [*(torch.empty_like(weight) if needed else None
+                   for weight, needed in zip(weights, of_weights, strict=True)),
+                 *(weight.new_empty(len(weight), 1, weight.shape[2]) if needed else None
+                   for weight, needed in zip(weights, of_biases, strict=True))]
         inputs: list[torch.Tensor] = []
-        found: list[list[torch.Tensor]] = [[] for _ in range(2 * layers)]
         for member, (kept, d) in enumerate(zip(ctx.kept, gradient.contiguous(), strict=True)):
             for layer in reversed(range(layers)):
                 before, after = kept[layer]
-                if of_weights[layer]:
-                    found[layer].append(_linear(after.t(), d))
-                if of_biases[layer]:
-                    found[layers + layer].append(d.sum(0, keepdim=True))
+                of_weight, of_bias = found[layer], found[layers + layer]
+                if of_weight is not None:
+                    of_weight[member] = _linear(after.t(), d)
+                if of_bias is not None:
+                    torch.sum(d, 0, keepdim=True, out=of_bias[member])
                 if layer == 0 and not of_input:
                     break
                 d = _linear(d, weights[layer][member].t())
                 if layer > 0:
                     d = ctx.activation.backward(d, before, after)
             inputs.append(d)
-        return (None, torch.stack(inputs) if of_input else None,
-                *(torch.stack(each) if each else None for each in found))
+        return None, torch.stack(inputs) if of_input else None, *found
 
 
 def onednn_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torch.Tensor],
