@@ -13,7 +13,8 @@ from async_mbrl.reporting import figures
 
 Runs = Sequence[Mapping[str, Any]]
 
-_COLOURS = {'me_trpo': figures.BLUE, 'me_ppo': figures.GREEN, 'mb_mpo': figures.ORANGE}
+_COLOURS = {'me_trpo': figures.BLUE, 'me_ppo': figures.GREEN, 'mb_mpo': figures.ORANGE,
+            'mbpo': figures.RED}
 _PALETTE = (figures.BLUE, figures.GREEN, figures.ORANGE, figures.RED, figures.VIOLET, figures.INK,
             figures.GREY)
 _LINES = {'async': '-', 'sync': '--', 'interleaved': ':'}
@@ -27,7 +28,8 @@ def write_outcome(results: Path, runs: Runs) -> list[Path]:
         OSError: a file cannot be written.
     """
     written = []
-    for comparison, axes in (('main', ('wall_time_s', 'samples')), ('emulated', ('samples',)),
+    for comparison, axes in (('main', ('wall_time_s', 'samples')),
+                             ('best', ('wall_time_s', 'samples')), ('emulated', ('samples',)),
                              ('ablation', ('samples',))):
         chosen = [run for run in runs if run['comparison'] == comparison and run['curve']]
         if chosen:
@@ -58,7 +60,7 @@ def table(runs: Runs) -> str:
     lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
     for group in _groups([run for run in runs if run['curve']]):
         first = group[0]
-        real = first['comparison'] == 'main'
+        real = first['comparison'] in ('main', 'best')
         lines.append('| ' + ' | '.join((
             first['comparison'], first['environment'], first['algorithm'], first['schedule'],
             first['variant'] or 'none', ', '.join(str(run['seed']) for run in group),
