@@ -23,8 +23,9 @@ AUTOGROUP = Path('/proc/self/autogroup')
 AUTOGROUP_ATTEMPTS, AUTOGROUP_PAUSE_S = 20, 0.1
 """The kernel lets others than root set this ten times a second, all processes together."""
 
-SPARE_DELAY_S = 3.0
-"""A spare loads this late, so that it does not hold up what is starting now."""
+SPARE_DELAY_S = 6.0
+"""A spare loads this late, so that it does not hold up what is starting now: on two busy cores that
+takes up to five seconds."""
 
 GRACE_S = 3.0
 """Time for an orderly end, safe command included, after the parent has died."""
