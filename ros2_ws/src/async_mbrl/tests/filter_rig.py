@@ -75,13 +75,20 @@ class Checks:
         else:
             self._upper = np.array(limits.position_upper)
             self._bounds = [velocity * period_s, acceleration * period_s**2, jerk * period_s**3]
-        self._lower = (np.array(limits.position_lower) if robot.command_interface == 'position'
-                       else -self._upper)
+        self._positions = robot.command_interface == 'position'
+        self._lower = np.array(limits.position_lower) if self._positions else -self._upper
+        self._limits = self._lower, self._upper
         self._history = np.zeros((4, robot.joints))
 
     def begin(self, first: np.ndarray) -> None:
-        """Begin a sequence: what was sent, or stood, until now (n,)."""
+        """Begin a sequence: what was sent, or stood, until now (n,).
+
+        A position that begins beyond its limits may stay there, and come back, but go no further.
+        """
         self._history[:] = first
+        if self._positions:
+            lower, upper = self._limits
+            self._lower, self._upper = np.minimum(lower, first), np.maximum(upper, first)
 
     def take(self, sent: np.ndarray) -> None:
         """Check one command (n,)."""
@@ -181,7 +188,7 @@ def _restart(rng: np.random.Generator, robot: RobotConfig, command_filter: Comma
     checks.begin({
         'effort': np.zeros(robot.joints),
         'velocity': np.clip(velocity, -np.array(limits.velocity), limits.velocity),
-        'position': np.clip(position, lower, upper)}[robot.command_interface])
+        'position': position}[robot.command_interface])
 
 
 class UnlimitedRate(CommandFilter):

@@ -164,8 +164,10 @@ class Queue:
 
 def real_command(row: Row, runs: Path) -> list[str]:
     """Give the arguments of ``async-mbrl`` for a row on the real clock."""
+    # The best one is also judged by its mean actions.
+    evaluated = 5 if row.comparison == 'best' else 0
     settings = (*row.settings, f'collection.wall_time_s={row.wall_s:g}',
-                'collection.live_evaluation_episodes=0')
+                f'collection.live_evaluation_episodes={evaluated}')
     return ['up', 'sim', *_what(row), '--motion-time', f'{row.wall_s:g}', *_set(settings),
             '--episodes', '1', '--no-view', '--no-video', '--run-dir', str(runs / row.name)]
 
@@ -221,6 +223,7 @@ def real_figures(folder: Path) -> dict[str, Any]:
                                    for name, count in updates.items()},
         'transitions_lost': look_up(summary, 'transitions.lost'),
         'faults': look_up(summary, 'safety.faults'),
+        'live_return': look_up(summary, 'evaluation.live.return.mean'),
         'curve': curve(RunFolder(folder).metrics)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -86,7 +87,8 @@ class Launcher:
             popen.wait()
             raise
         if description.respawn:
-            self._spares[description.name] = self._start(description, 'spare')
+            with contextlib.suppress(OSError):      # without one a restart takes longer
+                self._spares[description.name] = self._start(description, 'spare')
         return ChildProcess(popen, self._log(description))
 
     @property

@@ -70,6 +70,10 @@ class EffortClip:
         self._sent.fill(0.0)
         return self._sent
 
+    def halt(self) -> np.ndarray | None:
+        """Give no effort (n,)."""
+        return self.safe()
+
 
 class NoHolding:
     """Holds nothing: a body without a task gets no effort."""

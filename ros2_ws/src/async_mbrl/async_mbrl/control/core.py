@@ -92,6 +92,8 @@ class ControlCore:
         self._at_rest = np.zeros(robot.states)
         self._last_position = np.zeros(robot.states)
         self._last_time_s = 0.0
+        # Whether what is sent begins anew: guard may have set the arm to something else meanwhile.
+        self._anew = False
 
     @property
     def ticks_per_step(self) -> int:
@@ -208,6 +210,10 @@ class ControlCore:
         """End what is going on, if anything is, and hold the arm where it was last measured."""
         self._abort(reason)
 
+    def restart(self) -> None:
+        """Begin anew what is sent: commands did not reach the arm for a while."""
+        self._anew = True
+
     def release(self) -> None:
         """Send nothing any more until the next order; does nothing while enabled."""
         if not self._machine.enabled:
@@ -241,7 +247,7 @@ class ControlCore:
             The command to send (n,), N m, rad/s or rad, valid until the next tick; None if nothing
             is to be sent.
         """
-        held_up = time_s - self._last_time_s > self._stall_s
+        self._anew |= time_s - self._last_time_s > self._stall_s
         self._last_time_s = time_s
         self._run.swap_policy(time_s, self._machine.motion is Motion.RUNNING)
         age_s = time_s - state_time_s
@@ -249,9 +255,10 @@ class ControlCore:
                   and all(map(math.isfinite, velocity.tolist())))
         fresh = finite and age_s <= self._state_timeout_s
         machine = self._machine
-        if held_up and finite and machine.sending:
-            # What is sent begins anew, as guard may have set the arm to something else.
-            self._filter.start(position, velocity)
+        if self._anew and fresh:
+            if machine.sending:
+                self._filter.start(position, velocity)
+            self._anew = False
         if not fresh:
             self._lose_states(age_s)
         machine.observe(fresh, self._run.policy is not None)
@@ -267,7 +274,7 @@ class ControlCore:
         if not machine.sending:
             return None
         if not fresh:
-            return self._filter.safe()
+            return self._filter.halt() if self._anew else self._filter.safe()
         if not was_sending:
             self._filter.start(position, velocity)
         if machine.motion is Motion.RUNNING:

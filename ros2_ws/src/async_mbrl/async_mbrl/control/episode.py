@@ -29,6 +29,9 @@ from async_mbrl.core.transition import (
 )
 from async_mbrl.tasks.config import TaskConfig
 
+_MOST_LOG_PROBABILITY = 1e30
+"""Magnitude beyond which a policy has diverged; events hold numbers of 32 bits."""
+
 
 def ticks_per_step(robot: RobotConfig, task: TaskConfig) -> int:
     """Give the control ticks in a policy step.
@@ -241,7 +244,7 @@ class EpisodeRunner:
             action, log_probability, std = self._policy.explore(observation, time_s, self._noise)
         else:
             action = self._policy.mean(observation, time_s)
-        if not np.isfinite(action).all():
+        if not np.isfinite(action).all() or not abs(log_probability) < _MOST_LOG_PROBABILITY:
             return self._refuse_action()
         self.bad_actions = 0
         np.multiply(action, self._scale, out=out)
@@ -264,7 +267,8 @@ class EpisodeRunner:
 
     def _refuse_action(self) -> End:
         self.bad_actions += 1
-        reason = f'policy {self.policy_version} gave an action that is not finite'
+        reason = (f'policy {self.policy_version} gave an action that is not finite, or of no '
+                  'probability')
         if self.bad_actions >= NON_FINITE_LIMIT:
             return End(f'{reason}, {self.bad_actions} times in a row', fault=True)
         return End(reason)

@@ -57,8 +57,9 @@ class CommandFilter:
         self._steps = JerkLimitedSteps(robot)
         self._period_s = self._steps.period_s
         self._least_damping = -np.array(robot.move.damping)
-        self._least = np.array(robot.limits.position_lower)
-        self._most = np.array(robot.limits.position_upper)
+        self._lower = np.array(robot.limits.position_lower)
+        self._upper = np.array(robot.limits.position_upper)
+        self._least, self._most = self._lower.copy(), self._upper.copy()
         self._least_velocity = -limiter.velocity
         self._rate = limiter.effort_rate * self._period_s
         self._per_inertia = 1.0 / limiter.inertia
@@ -93,13 +94,20 @@ class CommandFilter:
         return self._steps.standing
 
     def start(self, position: np.ndarray, velocity: np.ndarray) -> None:
-        """Begin to send, from measured joints (n,), rad and rad/s; finite."""
+        """Begin to send, from measured joints (n,), rad and rad/s; finite.
+
+        A position begins where the joint is, also beyond its limits, and only goes inwards from
+        there: brought within them at once it would be a step.
+        """
         if self._interface == 'effort':
             self._sent.fill(0.0)
             return
         limit = self._limiter.velocity
         speed = np.clip(velocity, -limit, limit) if self._interface == 'velocity' else self._zero
-        self._steps.begin(np.clip(position, self._least, self._most), speed)
+        place = np.clip(position, -_FAR, _FAR)
+        np.minimum(self._lower, place, out=self._least)
+        np.maximum(self._upper, place, out=self._most)
+        self._steps.begin(place, speed)
         self._show_steps()
 
     def rejoin(self, position: np.ndarray) -> None:
@@ -167,6 +175,20 @@ class CommandFilter:
         else:
             self._steps.take(self._steps.braking())
             self._show_steps()
+        return self._sent
+
+    def halt(self) -> np.ndarray | None:
+        """Give the command (n,) that stops the arm at once, as guard does; needs no measurements.
+
+        None for positions: the driver holds the last one.
+        """
+        if self._interface == 'effort':
+            self._sent.fill(0.0)
+        elif self._interface == 'velocity':
+            self._steps.begin(self._steps.position, self._zero)
+            self._show_steps()
+        else:
+            return None
         return self._sent
 
     # ---- interfaces ----

@@ -47,6 +47,10 @@ class Filter(Protocol):
         """Give the next command (n,) on the way to the safe one."""
         ...
 
+    def halt(self) -> np.ndarray | None:
+        """Give the command (n,) that stops the robot at once; None if the last one does."""
+        ...
+
 
 class Holding(Protocol):
     """What holds the robot where it is; see :class:`JointImpedance`."""

@@ -177,7 +177,9 @@ class ControlLoop:
         if kind in (RequestKind.CAUSE_PRESENT, RequestKind.CAUSE_GONE):
             core.set_cause(request.name, kind == RequestKind.CAUSE_PRESENT, request.reason)
         elif kind == RequestKind.CLEAR:
-            refusal = core.clear()
+            # Who asked was told that there was no answer, and must be right.
+            refusal = (core.clear() if time.monotonic_ns() <= request.number else
+                       'asked too long ago')
             self._report_fault()
             self._block.answers.write(
                 request.number.to_bytes(8, 'little') + fault_record(refusal, ()))
@@ -185,6 +187,8 @@ class ControlLoop:
             core.enable(kind == RequestKind.ENABLE)
         elif kind == RequestKind.RELEASE:
             core.release()
+        elif kind == RequestKind.RESTART:
+            core.restart()
         elif kind == RequestKind.HALT:
             core.halt(request.reason)
         elif kind == RequestKind.HOLD_POLICY:

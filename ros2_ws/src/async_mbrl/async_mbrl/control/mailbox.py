@@ -94,7 +94,7 @@ class Ring:
     def latest(self) -> bytes | None:
         """Give the newest record if it was not read yet; None otherwise."""
         number = _HEAD.unpack_from(self._memory, 0)[0]
-        if number == self._read:
+        if number <= self._read:     # also 0, which the head may be while it is written
             return None
         payload = self._get(number)
         if payload is None:      # being overwritten by a newer one: that one comes next time
@@ -158,6 +158,7 @@ class RequestKind(enum.IntEnum):
     RELEASE = 6
     HALT = 7
     HOLD_POLICY = 8
+    RESTART = 9
 
 
 @dataclass(frozen=True)

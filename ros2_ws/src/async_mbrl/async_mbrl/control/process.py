@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -32,6 +33,10 @@ from async_mbrl.core.transition import ControlStep, EpisodeCommand
 ANSWER_TIMEOUT_S = 0.2
 """Time that the loop is given to answer; some ticks."""
 
+CLEAR_WITHIN_S = 0.8 * ANSWER_TIMEOUT_S
+"""A request to clear that the loop reads later is not obeyed; the rest is for its answer."""
+
+_TIME = struct.Struct('d')
 _ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
 
 
@@ -83,7 +88,6 @@ class LoopProcess:
         self._clearing = threading.Lock()
         self._causes: dict[str, str] = {}
         self._withheld = ''
-        self._clears = 0
         self._telling = threading.Lock()
         self._told: tuple[str, ...] = ('',)
         self._process = subprocess.Popen(
@@ -160,8 +164,7 @@ class LoopProcess:
         """
         # Nothing else waits meanwhile, least of all an emergency stop.
         with self._clearing:
-            self._clears += 1
-            number = self._clears
+            number = time.monotonic_ns() + round(1e9 * CLEAR_WITHIN_S)   # no other is the same
             with self._asking:
                 self._block.put_request(Request(RequestKind.CLEAR, number=number))
             give_up_s = time.monotonic() + ANSWER_TIMEOUT_S
@@ -182,6 +185,10 @@ class LoopProcess:
         Does nothing while the loop is enabled.
         """
         self._ask(RequestKind.RELEASE)
+
+    def restart(self) -> None:
+        """Begin anew what is sent: commands of the loop did not reach the arm for a while."""
+        self._ask(RequestKind.RESTART)
 
     def halt(self, reason: str) -> None:
         """Give up what runs, if anything does, and hold the arm."""
@@ -209,10 +216,10 @@ class LoopProcess:
         with contextlib.suppress(BlockingIOError):     # none since the last time
             os.eventfd_read(self.wake)
 
-    def newest_command(self) -> bytes | None:
-        """Give the newest command not given yet, as (n,) doubles."""
+    def newest_command(self) -> tuple[float, bytes] | None:
+        """Give the newest command not given yet: robot time of its tick, s, and (n,) doubles."""
         record = self._block.commands.latest()
-        return None if record is None else record[8:]
+        return None if record is None else (_TIME.unpack_from(record)[0], record[_TIME.size:])
 
     def wanted_state(self) -> np.ndarray | None:
         """Give the state that the simulator is to put a benchmark body into, once; None if none."""
@@ -303,3 +310,7 @@ class LoopProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+    def close(self) -> None:
+        """Give back what :attr:`wake` stands for; nobody may wait for it any more."""
+        os.close(self.wake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from async_mbrl.core.config import param
@@ -48,12 +49,22 @@ class Watchdog:
         """Whether the safe command has to be sent."""
         self.trips = 0
         """Silences and deaths that were acted on."""
+        self._armed_by: Hashable = None
 
-    def heartbeat(self, state: Heartbeat, now_s: float) -> None:
-        """Take a heartbeat, received at a steady time."""
+    def heeds(self, state: Heartbeat, sender: Hashable) -> bool:
+        """Say whether a heartbeat of a sender counts.
+
+        While who has armed this lives, another can take its place by being active itself, but
+        neither disarm this nor stand in for its silence.
+        """
+        return (not self.armed or self.acting or sender == self._armed_by
+                or state == Heartbeat.ACTIVE)
+
+    def heartbeat(self, state: Heartbeat, now_s: float, sender: Hashable = None) -> None:
+        """Take a heartbeat that counts, received at a steady time."""
         self._last_s = now_s
         if state == Heartbeat.ACTIVE:
-            self.armed = True
+            self.armed, self._armed_by = True, sender
         elif state in (Heartbeat.IDLE, Heartbeat.SHUTDOWN):
             self.armed = False
 

@@ -59,6 +59,9 @@ class WorkspaceLimits:
                               f'{self.braking_acceleration} is not above 0')
 
 
+MOST_MOVE_S = 600.0
+"""A move to a start pose may take so long."""
+
 LEAST = ('position_lower', 'lower', 'minimum_height_m')
 """Limits that are the tighter the greater they are."""
 
@@ -284,8 +287,8 @@ class ArmConfig(RobotConfig):
         if ((start < self.limits.position_lower).any()
                 or (start > self.limits.position_upper).any()):
             return 'start_pose is outside the position limits'
-        if not (math.isfinite(duration_s) and duration_s > 0):
-            return f'move_duration_s {duration_s} is not positive'
+        if not 0.0 < duration_s <= MOST_MOVE_S:
+            return f'move_duration_s {duration_s} is not above 0 and at most {MOST_MOVE_S:g}'
         return ''
 
     @property
@@ -349,8 +352,8 @@ class BenchmarkConfig(RobotConfig):
         """Say what is wrong with a start state, and the time to get there; empty if nothing is."""
         if start.shape != (self.start_size,) or not np.isfinite(start).all():
             return f'start_pose is not {self.start_size} finite numbers'
-        if not (math.isfinite(duration_s) and duration_s > 0):
-            return f'move_duration_s {duration_s} is not positive'
+        if not 0.0 < duration_s <= MOST_MOVE_S:
+            return f'move_duration_s {duration_s} is not above 0 and at most {MOST_MOVE_S:g}'
         return ''
 
     @property

@@ -86,13 +86,15 @@ class ModelLearner(Worker):
             self._split.append(first, len(transitions), self._generator)
         for transition in transitions:
             self._follow_episode(transition)
-        described = self._statistics.due(self.buffer)
+        ended = any(transition.terminated or transition.truncated for transition in transitions)
+        # A member that has stopped learns what new statistics change only after a whole episode.
+        described = (self._statistics.due(self.buffer)
+                     if self._stopping is None or ended or not self.updates else None)
         if described is not None:
             self.dynamics.normalise(described)
             self.average.normalise(described)
         # Transitions come faster than members stop: new data are those of a whole episode.
-        if self._stopping is not None and any(
-                transition.terminated or transition.truncated for transition in transitions):
+        if self._stopping is not None and ended:
             self._stopping.new_data()
 
     def take_snapshot(self, snapshot: Snapshot) -> None:

@@ -154,8 +154,11 @@ class PolicyLearner(Worker):
         Raises:
             LearningDiverged: a parameter is not finite.
         """
-        self._check_finite('policy', self.algorithm.state_dict())
-        policy, version = self.algorithm.acting_policy, self._next_version()
+        policy = self.algorithm.acting_policy
+        # Not all that a checkpoint holds: it may keep a large buffer.
+        self._check_finite('policy', {**dict(self.algorithm.named_parameters()),
+                                      **policy.state_dict()})
+        version = self._next_version()
         if self._experience.acting_since is None:
             self._experience.acting_since = version
         return Snapshot(
@@ -228,10 +231,10 @@ class PolicyLearner(Worker):
         """Take over what has arrived, unless an update is going on: it imagines in one model."""
         if self._stages is not None:
             return
-        # A policy that learns from itself alone stays the same until an update has changed it.
+        # A policy that acts stays the same until an update has changed it: its weights have been
+        # learned with the statistics that it has, and what learns from its own actions needs them.
         settled = self.updates > 0 and self._experience.acting_since is not None
-        if self._next_statistics is not None and not (
-                settled and self._improvement.on_policy_transitions):
+        if self._next_statistics is not None and not settled:
             described, self._next_statistics = self._next_statistics, None
             for policy in (self.algorithm.policy, self.algorithm.acting_policy):
                 policy.normalise(described.state_mean, described.state_std)

@@ -16,13 +16,12 @@ class ValidationSplit:
         self._capacity = capacity
         self._share = share
         self._validation = torch.zeros(members, 0, dtype=torch.bool)
-        self._training_rows = torch.zeros(members, 0, dtype=torch.long)
-        self._training_counts = torch.zeros(members, dtype=torch.long)
+        self._training: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def largest_training_set(self) -> int:
         """Training rows of the member that has most."""
-        return int(self._training_counts.max())
+        return int(self._training_rows()[1].max())
 
     def append(self, first: int, count: int, generator: torch.Generator) -> None:
         """Assign ``count`` transitions from number ``first`` on."""
@@ -34,13 +33,13 @@ class ValidationSplit:
                 self._validation = torch.cat([self._validation, column], 1)
             else:
                 self._validation[:, row:row + 1] = column
-        self._index()
+        self._training = None
 
     def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:
         """Draw training rows (members, batch), with replacement."""
         place = torch.rand(self._members, batch, generator=generator)
-        place = (place * self._training_counts[:, None]).long()
-        return self._training_rows.gather(1, place)
+        rows, counts = self._training_rows()
+        return rows.gather(1, (place * counts[:, None]).long())
 
     def validation_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Give validation rows (members, longest) and weights that sum to 1 for each member.
@@ -66,10 +65,13 @@ class ValidationSplit:
             raise ValueError(f'split of {tuple(found.shape)} does not fit {next_number} '
                              'transitions')
         self._validation = found.to(torch.bool)
-        self._index()
+        self._training = None
 
-    def _index(self) -> None:
-        self._training_rows, self._training_counts = _padded(~self._validation)
+    def _training_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give rows (members, longest) and counts, found anew only after they have changed."""
+        if self._training is None:
+            self._training = _padded(~self._validation)
+        return self._training
 
 
 def _padded(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

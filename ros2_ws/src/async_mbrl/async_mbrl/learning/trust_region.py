@@ -101,8 +101,8 @@ def _search(parameters: Sequence[torch.Tensor], step: torch.Tensor, loss: float,
             found, divergence = (float(value) for value in evaluate())
         if found < loss and divergence <= config.divergence:
             return Step(share, divergence, loss - found)
+        with torch.no_grad():   # whoever looks during a pause sees what was there before
+            for parameter, old in zip(parameters, before, strict=True):
+                parameter.copy_(old)
         yield from pause()
-    with torch.no_grad():
-        for parameter, old in zip(parameters, before, strict=True):
-            parameter.copy_(old)
     return REJECTED

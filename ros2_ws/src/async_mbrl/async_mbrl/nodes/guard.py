@@ -168,12 +168,18 @@ class Guard(ManagedNode):
                                           throttle_duration_sec=1.0)
                 continue
             if message.source == 'controller':
+                sender = message.host, *message.processes[:1]
+                if not self._watchdog.heeds(state, sender):
+                    self.get_logger().error(
+                        'safety_status: another controller is there, and is not heeded',
+                        throttle_duration_sec=1.0)
+                    continue
                 if not self._processes.watch(message.host, tuple(message.processes)):
                     self.get_logger().warning('safety_status: processes '
                                               f'{list(message.processes)} cannot be watched',
                                               once=True)
                     continue
-                self._watchdog.heartbeat(state, now_s)
+                self._watchdog.heartbeat(state, now_s, sender)
                 self._estop = state == Heartbeat.ESTOP
         if self._emergency_stop.poll():
             self._estop = True      # until the controller, if there is one, says otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ class PolicyLearnerNode(LearnerNode):
         if self.config.run.mode == 'use':
             return self._bridge(self._server(raise_incarnation(folder)), files)
         config, incarnation = self.config, raise_incarnation(folder)
+        if config.schedule.sequential:      # the arm waits: nobody else needs the cores
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
         learner = PolicyLearner(
             config.improvement, config.model, config.network, config.exploration, self.task,
             incarnation=incarnation, seed=learner_seed(config.run.seed, NAME))

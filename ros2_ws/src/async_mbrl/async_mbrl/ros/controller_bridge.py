@@ -9,6 +9,7 @@ an executor for each of them costs several times more of a core.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import select
@@ -24,7 +25,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
-from async_mbrl.control.core import IDLE
+from async_mbrl.control.core import IDLE, STALL_S
 from async_mbrl.control.motion import Motion
 from async_mbrl.control.move import AT_REST_RAD_S
 from async_mbrl.control.plausibility import Plausibility
@@ -106,7 +107,7 @@ class ControllerBridge:
         self._wrong_since_s = float('inf')
         self._factor = factor
         self._orders_end: tuple[int, int] = (0, 0)
-        self._passed_over: EpisodeCommand | None = None
+        self._passed_over: collections.deque[EpisodeCommand] = collections.deque(maxlen=1)
         self.measured: tuple[float, np.ndarray, np.ndarray] | None = None
         """Newest joint state: when it was received, robot time, s; (states,) rad; (states,)
         rad/s."""
@@ -191,6 +192,9 @@ class ControllerBridge:
             msg.SafetyStatus.FAULT if reason else msg.SafetyStatus.SHUTDOWN, reason)
         for publisher in (self._commands.publisher, self._safety):
             publisher.wait_for_all_acked(Duration(seconds=0.2))
+        if not self._thread.is_alive():
+            self.watch.close()
+            self._loop.close()
 
     def _last_heartbeats(self, state: int, reason: str) -> None:
         """Publish what guard must not miss: heartbeats are best effort."""
@@ -261,7 +265,7 @@ class ControllerBridge:
                 self._node.get_logger().warning(
                     f'episode command {message.number} comes too late and is not obeyed',
                     throttle_duration_sec=1.0)
-                self._passed_over = command
+                self._passed_over.append(command)
                 return
             self._loop.put_order(command)
         except ValueError as error:
@@ -296,6 +300,8 @@ class ControllerBridge:
         # Readable when the loop has died.
         life = os.pidfd_open(loop.pid)
         next_heartbeat_s = 0.0
+        stall_s = max(STALL_S, 2.5 * period_s)
+        served_s, not_before_s = time.monotonic(), float('-inf')
         try:
             while True:
                 wake = [loop.wake, life, *self.watch.descriptors]
@@ -308,10 +314,18 @@ class ControllerBridge:
                     woken, _, _ = select.select(wake, (), (), 2.0 * LEAD * period_s)
                 urgent = any(descriptor != loop.wake for descriptor in woken)
                 loop.clear_wake()
+                now_s = time.monotonic()
+                if now_s - served_s > stall_s:
+                    # Commands did not reach the arm, and guard may have stopped it: what the loop
+                    # has come to meanwhile must not reach it either. A tick that is due after it
+                    # was asked to has begun anew.
+                    loop.restart()
+                    not_before_s = self._clock.now()
+                served_s = now_s
                 ended = bool(loop.count('ended'))
                 command = loop.newest_command()
-                if command is not None:
-                    self._send(command)
+                if command is not None and (ended or command[0] > not_before_s):
+                    self._send(command[1])
                 if self._resets is not None and (state := loop.wanted_state()) is not None:
                     self._resets.publish(state)
                 if late:        # the tick was: the next one must not go without
@@ -344,7 +358,9 @@ class ControllerBridge:
             adopted_s = self._policy_adopted_s.get(step.policy_version)
             if step.kind == StepKind.STEP and step.mode == Mode.LEARNING and adopted_s is not None:
                 self.report.policy_acted(time.monotonic() - adopted_s)
-        command, self._passed_over = self._passed_over, None
+        command = None
+        with contextlib.suppress(IndexError):       # none since the last time
+            command = self._passed_over.popleft()
         if command is not None and command.kind == CommandKind.RUN_EPISODE:
             # Of several only the last can be waited for.
             self._publish_step(ControlStep(

@@ -114,6 +114,10 @@ class ControllerWatch:
         if not self._emergency_stop.pressed:
             self._loop.set_cause(EMERGENCY_STOP, False)
 
+    def close(self) -> None:
+        """Watch no process any more; :meth:`look` is not called after this."""
+        self._robot_interface.close()
+
     def _follow(self, status: msg.RunStatus) -> None:
         if status.session != self._run_session:
             self._run_session = status.session

@@ -7,6 +7,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 
+from async_mbrl.ros.bounds import STATUS_BYTES, MessageError, unpack
 from async_mbrl.ros.driver import PolledGroup
 
 TOPIC = 'emergency_stop'
@@ -33,15 +34,24 @@ class EmergencyStopTopic:
                                      callback_group=PolledGroup(), event_callbacks=silent)
             for profile in _PROFILES]
         self.pressed = False
-        """What was said last."""
+        """What was said last, by the clock of who said it; one publisher is expected."""
+        self._stamp = 0
 
     def poll(self) -> bool:
         """Listen; say whether a stop was asked for since the last time, taken back or not."""
         asked = False
         for subscription in self._subscriptions:
-            while (taken := subscription.handle.take_message(Bool, False)) is not None:
-                self.pressed = bool(taken[0].data)
-                asked = asked or self.pressed
+            while (taken := subscription.handle.take_message(Bool, True)) is not None:
+                data, info = taken
+                try:
+                    pressed = bool(unpack(data, Bool, STATUS_BYTES).data)
+                except MessageError:
+                    pressed = True      # whatever it was to say, nothing is risked
+                asked = asked or pressed
+                # The same message comes by several ways, and an older one must not undo it.
+                stamp = info['source_timestamp']
+                if stamp >= self._stamp:
+                    self.pressed, self._stamp = pressed, stamp
         return asked
 
 

@@ -232,7 +232,8 @@ class StreamSubscriber:
             return
         for item, was_recovered in self._order.offer(message.number, (message, recovered)):
             self.recovered += was_recovered
-            self._deliver(item, was_recovered)
+            # What had to wait for one that was recovered comes as late as that.
+            self._deliver(item, was_recovered or recovered)
 
     def _enter(self, session: int | None) -> bool:
         """Begin a session never seen before; False for one that is over."""

@@ -194,7 +194,7 @@ def _command_flaw(task: Any, found: dict[str, Any]) -> str:
         return 'a goal that the task has not'
     if found['steps'] < 1:
         return 'no steps'
-    if pose and not (math.isfinite(found['move_duration_s']) and found['move_duration_s'] > 0):
+    if pose and not 0.0 < found['move_duration_s'] <= 600.0:
         return 'a move of no duration'
     return ''
 

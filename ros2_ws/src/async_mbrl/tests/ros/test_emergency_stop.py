@@ -10,6 +10,7 @@ import pytest
 import rclpy
 from async_mbrl_interfaces import msg
 from rclpy.node import Node
+from rclpy.serialization import serialize_message
 from std_msgs.msg import Bool
 
 from async_mbrl.core.host import host_id
@@ -43,6 +44,22 @@ def test_a_stop_that_is_taken_back_at_once_was_one(node: Node) -> None:
     button.wait_for_all_acked()
     time.sleep(0.2)
     assert not topic.poll()
+
+
+def test_an_older_copy_does_not_take_a_stop_back(node: Node) -> None:
+    def message(pressed: bool, stamp: int) -> tuple[bytes, dict[str, int]]:
+        return serialize_message(Bool(data=pressed)), {'source_timestamp': stamp}
+
+    topic = EmergencyStopTopic(node)
+    queues = [[message(True, 2)], [], [message(False, 1), (b'no message', {'source_timestamp': 0})]]
+    topic._subscriptions = [SimpleNamespace(handle=SimpleNamespace(
+        take_message=lambda _kind, _raw, queue=queue: queue.pop(0) if queue else None))
+        for queue in queues]
+    assert topic.poll() and topic.pressed
+    queues[0].append(message(False, 3))
+    assert not topic.poll() and not topic.pressed
+    queues[1].append((b'no message', {'source_timestamp': 4}))
+    assert topic.poll() and topic.pressed       # nothing is risked
 
 
 class Loop:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from control_rig import (
@@ -605,3 +607,47 @@ def test_a_fault_is_not_cleared_before_it_is_known_where_the_arm_is():
     bench.tick(10)
     assert bench.core.state == 'holding'
     assert np.abs(np.array(bench.sent) - bench.plant.position).max() < 0.05
+
+
+@pytest.mark.parametrize(('interface', 'scale'), [
+    ('effort', 4.0), ('velocity', 0.5), ('position', 0.2)])
+def test_where_commands_did_not_arrive_what_is_sent_begins_anew(interface, scale):
+    """Only the way to the arm was held up: the core itself went on, and guard has stopped it."""
+    bench = Bench(command_interface=interface, action_scale=(scale,) * JOINTS)
+    bench.policy(bias=0.9)
+    bench.order(steps=100)
+    bench.until(StepKind.STEP)
+    bench.tick(200)
+    bench.state_time_s = bench.ticks * PERIOD_S
+    bench.tick(42)              # no joint states either: from here on it brakes, unheard
+    bench.plant.velocity[:] = 0.0       # as guard has left it
+    bench.core.restart()
+    bench.tick()
+    halted = bench.sent[-1]
+    assert halted is None if interface == 'position' else not halted.any()
+    bench.state_time_s = None
+    bench.tick()
+    limits = bench.robot.limits
+    if interface == 'position':
+        assert bench.sent[-1] == pytest.approx(bench.plant.position, abs=1e-3)
+    else:
+        most = limits.effort_rate if interface == 'effort' else limits.acceleration
+        assert (np.abs(bench.sent[-1]) <= np.array(most) * PERIOD_S + 1e-9).all()
+    bench.tick(50)
+    assert bench.core.state == 'holding' and bench.sent[-1] is not None
+
+
+def test_a_policy_whose_actions_have_no_probability_is_refused():
+    network = dataclasses.replace(NETWORK, squash='tanh', distribution='state_independent')
+    robot = make_robot()
+    task = make_reach(robot)
+    core = ControlCore(robot, task, network)
+    core.set_policy(PolicyParameters.from_snapshot(make_snapshot(
+        task, network=network, bias=1e38, log_std=np.zeros(JOINTS, np.float32))))
+    core.command(episode(robot, 0, steps=10, start_pose=np.zeros(0)))
+    plant, events = InertiaPlant(robot), []
+    for tick in range(20):
+        core.tick(tick * PERIOD_S, plant.position, plant.velocity, tick * PERIOD_S)
+        events += core.drain()
+    assert events[-1].kind == StepKind.ABORTED
+    assert 'no probability' in events[-1].reason

@@ -300,3 +300,21 @@ def test_measurements_that_are_not_finite_lead_to_the_safe_command(interface):
         assert np.array_equal(sent, home if interface == 'position' else np.zeros(JOINTS))
     assert command_filter.counts['interventions'] == NON_FINITE_LIMIT
     assert command_filter.non_finite == NON_FINITE_LIMIT
+
+
+@pytest.mark.parametrize('beyond', [-0.7, 0.7])
+def test_positions_begin_where_a_joint_is_beyond_its_limits_and_come_back(beyond):
+    robot = make_robot(command_interface='position')
+    limits = robot.limits
+    start = np.zeros(JOINTS)
+    start[0] = beyond + (limits.position_upper[0] if beyond > 0 else limits.position_lower[0])
+    command_filter, checks = CommandFilter(robot), Checks(robot)
+    command_filter.start(start, np.zeros(JOINTS))
+    checks.begin(start)
+    for tick in range(3000):
+        sent = command_filter.apply(start * (1.0 if tick < 500 else 0.0), start, np.zeros(JOINTS))
+        if tick == 0:
+            assert sent == pytest.approx(start, abs=1e-4)
+        checks.take(sent)
+    assert not checks.counts
+    assert limits.position_lower[0] <= sent[0] <= limits.position_upper[0]

@@ -147,3 +147,17 @@ def test_histogram_knows_the_longest_duration_exactly():
         histogram.add(extreme)
     assert histogram.percentiles_s((1e-9, 1.0)) == pytest.approx([1e-6, 1e3])
     assert histogram.maximum_s == 1e9
+
+
+def test_a_head_that_is_just_being_written_is_no_record():
+    memory = memoryview(bytearray(Ring.bytes_needed(4, 16)))
+    writer, reader = Ring(memory, 4, 16), Ring(memory, 4, 16)
+    writer.write(b'one')
+    assert reader.latest() == b'one'
+    head = bytes(memory[:8])
+    memory[:8] = bytes(8)       # as it is for a moment
+    assert reader.latest() is None and reader.next() is None
+    memory[:8] = head
+    assert reader.latest() is None
+    writer.write(b'two')
+    assert reader.latest() == b'two'

@@ -82,7 +82,7 @@ def test_an_episode_runs_and_is_punctual(loop, robot):
     assert adoption.first_tick_ns == pytest.approx(time.time_ns(), abs=10e9)
     command = loop.newest_command()
     assert command is not None
-    assert np.isfinite(np.frombuffer(command)).all()
+    assert np.isfinite(np.frombuffer(command[1])).all()
     punctuality = loop.punctuality()
     assert 0.0 < punctuality.p50_s < 0.002
     assert punctuality.max_s >= punctuality.p50_s
@@ -102,7 +102,7 @@ def test_the_last_command_is_the_safe_one(loop, robot, how):
     assert loop.count('ended') == 1
     command = loop.newest_command()
     assert command is not None
-    assert not np.frombuffer(command).any()
+    assert not np.frombuffer(command[1]).any()
 
 
 def test_asked_to_stop_a_moving_arm_is_braked_first(loop, robot):
@@ -125,14 +125,14 @@ def test_asked_to_stop_a_moving_arm_is_braked_first(loop, robot):
         command = loop.newest_command() or command
         time.sleep(0.001)
     assert command is not None
-    assert np.frombuffer(command)[0] < -1.0
+    assert np.frombuffer(command[1])[0] < -1.0
     assert loop.count('ended') == 0
     speed[0] = 0.0
     wait(lambda: loop.count('ended') == 1, feed)
     assert loop.join(2.0) == 0
     last = loop.newest_command()
     assert last is not None
-    assert not np.frombuffer(last).any()
+    assert not np.frombuffer(last[1]).any()
     reasons = []
     while (step := loop.next_step()) is not None:
         reasons.append(step.reason)
@@ -287,3 +287,34 @@ def test_two_threads_that_ask_for_the_fault_are_told_the_same(loop, monkeypatch)
     for thread in threads:
         thread.join()
     assert most == 1
+
+
+def test_a_clearance_that_was_not_answered_is_not_obeyed_later(loop, robot):
+    feed = start_episode(loop, robot)
+    wait(lambda: loop.state == 'moving', feed)
+    loop.set_cause('emergency_stop', True, 'button')
+    wait(lambda: loop.state == 'estop', feed)
+    loop.set_cause('emergency_stop', False)
+    wait(lambda: not loop.fault_causes, feed)
+    os.kill(loop.pid, signal.SIGSTOP)
+    try:
+        assert 'did not answer' in loop.clear()
+    finally:
+        os.kill(loop.pid, signal.SIGCONT)
+    ticks = loop.count('ticks')
+    wait(lambda: loop.count('ticks') > ticks + 20, feed)
+    assert loop.motion is Motion.ESTOP
+    assert loop.clear() == ''
+
+
+def test_a_command_says_of_which_tick_it_is(loop, robot):
+    feed = start_episode(loop, robot)
+    wait(lambda: loop.count('active'), feed)
+    asked_s = time.monotonic()
+    loop.restart()
+    wait(lambda: (command := loop.newest_command()) is not None and command[0] > asked_s, feed)
+    loop.ask_to_stop()
+    assert loop.join(2.0) == 0
+    loop.close()
+    with pytest.raises(OSError, match='Bad file descriptor'):
+        os.fstat(loop.wake)

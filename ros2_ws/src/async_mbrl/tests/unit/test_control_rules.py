@@ -128,3 +128,18 @@ def test_missed_deadlines_are_left_out_and_the_grid_stays(monkeypatch):
     pacer.wait()
     assert pacer.missed > 9 * MOST_LEFT_OUT
     assert len(pacer.lateness_ns) == 1 + MOST_LEFT_OUT
+
+
+def test_another_controller_neither_disarms_guard_nor_stands_in_for_a_silence() -> None:
+    watchdog = Watchdog(TIMEOUT_S)
+    watchdog.heartbeat(Heartbeat.ACTIVE, 0.0, 'a')
+    for state in (Heartbeat.IDLE, Heartbeat.SHUTDOWN, Heartbeat.FAULT):
+        assert not watchdog.heeds(state, 'b')
+    assert watchdog.heeds(Heartbeat.FAULT, 'a') and watchdog.heeds(Heartbeat.ACTIVE, 'b')
+    assert watchdog.check(0.01, dead=True)
+    assert watchdog.heeds(Heartbeat.IDLE, 'b')      # a is gone: b is its successor
+    watchdog.heartbeat(Heartbeat.IDLE, 0.02, 'b')
+    assert not watchdog.check(1.0)
+    watchdog.heartbeat(Heartbeat.ACTIVE, 1.0, 'b')
+    watchdog.heartbeat(Heartbeat.IDLE, 1.01, 'b')
+    assert watchdog.heeds(Heartbeat.IDLE, 'a')

@@ -72,6 +72,10 @@ class Algorithm(Protocol):
         """Scalars of the newest update."""
         ...
 
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """Parameters alone, with their names (of ``torch.nn.Module``)."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Parameters and statistics by name (of ``torch.nn.Module``)."""
         ...
