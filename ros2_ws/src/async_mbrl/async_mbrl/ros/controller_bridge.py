@@ -258,10 +258,10 @@ class ControllerBridge:
         age_ns = time.time_ns() - received_ns if received_ns else 0
         self._on_joint_state(data, 1e-9 * max(0, age_ns))
 
-    def _on_order(self, message: msg.EpisodeCommand, recovered: bool) -> None:
+    def _on_order(self, message: msg.EpisodeCommand, _recovered: bool) -> None:
         try:
             command = command_from_message(message)
-            if recovered and self._is_past(message):
+            if self._orders.recovering and self._is_past(message):
                 self._node.get_logger().warning(
                     f'episode command {message.number} comes too late and is not obeyed',
                     throttle_duration_sec=1.0)
@@ -272,7 +272,7 @@ class ControllerBridge:
             self._node.get_logger().error(f'episode command {message.number} refused: {error}')
 
     def _is_past(self, message: msg.EpisodeCommand) -> bool:
-        """Whether a recovered order is one of before: this controller may have been restarted."""
+        """Whether an order that comes late is one of before: this may have been restarted."""
         if message.kind != CommandKind.RUN_EPISODE and self._loop.state != IDLE:
             return False        # to stop is never too late
         session, end = self._orders_end

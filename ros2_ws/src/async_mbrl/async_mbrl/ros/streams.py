@@ -174,6 +174,9 @@ class StreamSubscriber:
                 it is logged in any case.
         """
         self.session = session
+        self.recovering = False
+        """Whether what is delivered comes as late as one that was asked for again: itself, or one
+        that it had to wait for."""
         self.recovered = 0
         self.refused = 0
         """Messages that were not what the stream carries."""
@@ -230,10 +233,10 @@ class StreamSubscriber:
             return
         if self._stream.per_session and not self._enter(message.session):
             return
+        self.recovering = recovered
         for item, was_recovered in self._order.offer(message.number, (message, recovered)):
             self.recovered += was_recovered
-            # What had to wait for one that was recovered comes as late as that.
-            self._deliver(item, was_recovered or recovered)
+            self._deliver(item, was_recovered)
 
     def _enter(self, session: int | None) -> bool:
         """Begin a session never seen before; False for one that is over."""

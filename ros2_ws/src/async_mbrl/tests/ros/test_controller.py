@@ -16,7 +16,9 @@ from control_rig import JOINTS, NETWORK, make_snapshot
 from process_rig import ABORTED, END, LIMIT_S, MOVE_DONE, ROBOT, STEP, TASK, Rig, child, gone
 
 from async_mbrl.control.acceptance import PUBLISHER_TIMEOUT_S
+from async_mbrl.control.core import STALL_S
 from async_mbrl.control.process import Adoption
+from async_mbrl.core.clock import RobotClock
 from async_mbrl.core.snapshot import Version
 from async_mbrl.nodes.controller import Controller
 from async_mbrl.ros import controller_bridge, controller_report, qos
@@ -294,6 +296,38 @@ def test_a_command_thread_that_fails_ends_the_controller(monkeypatch):
         bridge.check()
 
 
+def test_after_a_stall_only_commands_that_begin_anew_are_sent():
+    """Guard has stopped the arm meanwhile, and the loop, which went on, does not know."""
+    sent, asked, ended = [], [], []
+    clock = RobotClock(1.0)
+    wake = os.eventfd(1)
+    commands = iter([b'before', b'old', b'new', b'last'])
+
+    def clear_wake() -> None:
+        if len(sent) == 1 and not asked:
+            time.sleep(3.0 * STALL_S)
+
+    def newest_command() -> tuple[float, bytes]:
+        command = next(commands)
+        if command == b'new':
+            ended.append(True)      # that is, when the next one is sent
+        # The old one is of the tick that was just over when the stall was.
+        return clock.now() - (0.001 if command in (b'old', b'last') else -0.001), command
+
+    bridge = ControllerBridge.__new__(ControllerBridge)
+    bridge._period_s, bridge._clock, bridge._resets, bridge._closing = 0.002, clock, None, True
+    bridge._loop = SimpleNamespace(
+        pid=os.getpid(), wake=wake, clear_wake=clear_wake, newest_command=newest_command,
+        restart=lambda: asked.append(True), count=lambda _name: bool(ended), exit_status=None)
+    bridge.watch = SimpleNamespace(descriptors=(), look=lambda: None)
+    bridge._take_joint_state = bridge._publish_events = bridge._beat = lambda: None
+    bridge._send = sent.append
+    bridge._serve()
+    os.close(wake)
+    # The last one is the safe command, whenever it was due.
+    assert sent == [b'before', b'new', b'last'] and len(asked) == 1
+
+
 @pytest.mark.parametrize(('reason', 'state'), [
     ('', msg.SafetyStatus.SHUTDOWN), ('a callback failed', msg.SafetyStatus.FAULT)])
 def test_guard_is_told_how_the_end_went_once_the_last_commands_are_out(reason, state):
@@ -309,7 +343,8 @@ def test_guard_is_told_how_the_end_went_once_the_last_commands_are_out(reason, s
     bridge._thread = SimpleNamespace(join=join, is_alive=lambda: ended.joined < 2)
     bridge._loop = SimpleNamespace(
         ask_to_stop=lambda: None, join=lambda timeout_s: 0 if timeout_s <= 1.5 else 1,
-        count=lambda _name: 1)
+        count=lambda _name: 1, close=lambda: None)
+    bridge.watch = SimpleNamespace(close=lambda: None)
     bridge._intake = SimpleNamespace(failure='', close=lambda: None)
     publisher = SimpleNamespace(wait_for_all_acked=lambda _limit: None)
     bridge._commands = SimpleNamespace(flush=lambda: None, publisher=publisher)
