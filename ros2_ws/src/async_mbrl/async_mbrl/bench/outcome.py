@@ -36,7 +36,7 @@ def write_outcome(results: Path, runs: Runs) -> list[Path]:
             written.append(results.with_name(f'{results.stem}_{comparison}.png'))
             _draw(written[-1], chosen, axes, comparison)
     written.append(results.with_suffix('.md'))
-    write_atomically(written[-1], table(runs))
+    write_atomically(written[-1], f'{table(runs)}\n{gains(runs)}')
     return written
 
 
@@ -72,6 +72,30 @@ def table(runs: Runs) -> str:
             _spread([run['curve'][-1]['return'] for run in group]))) + ' |')
     return '\n'.join(['Return: mean of the last 5 learning episodes at the end of a run, mean over '
                       'seeds, in brackets the least and the greatest.', '', *lines, ''])
+
+
+def gains(runs: Runs) -> str:
+    """Give a Markdown table: when asynchronous learning was where the synchronous form ended.
+
+    A line for each pair of the main comparison, seed by seed. What the synchronous form has reached
+    is its greatest return, the mean of five episodes, and when it was there first.
+    """
+    head = ('environment', 'algorithm', 'seed', 'sync: best return', 'after, s',
+            'async: as good after, s', 'ratio')
+    lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    main = {run['id']: run for run in runs if run['comparison'] == 'main' and run['curve']}
+    for name, one in main.items():
+        other = main.get(name.replace('-async-', '-sync-'))
+        if one['schedule'] != 'async' or other is None:
+            continue
+        best = max(other['curve'], key=lambda point: point['return'])
+        reached = [point['wall_time_s'] for point in one['curve']
+                   if point['return'] >= best['return']]
+        lines.append('| ' + ' | '.join((
+            one['environment'], one['algorithm'], str(one['seed']), f'{best["return"]:.1f}',
+            f'{best["wall_time_s"]:.0f}', f'{reached[0]:.0f}' if reached else 'never',
+            f'{reached[0] / best["wall_time_s"]:.2f}' if reached else 'none')) + ' |')
+    return '\n'.join([*lines, ''])
 
 
 def _groups(runs: Runs) -> list[list[Mapping[str, Any]]]:

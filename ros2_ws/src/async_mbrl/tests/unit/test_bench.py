@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from async_mbrl.bench import paper, rows
-from async_mbrl.bench.outcome import mean_curve, table, write_outcome
+from async_mbrl.bench.outcome import gains, mean_curve, table, write_outcome
 from async_mbrl.bench.paper import Places, Queue, RowFailed
 from async_mbrl.bench.rows import Row
 from async_mbrl.bringup.arguments import parse_request
@@ -175,6 +175,21 @@ def test_plots_and_table_are_made_of_whatever_is_there(tmp_path: Path) -> None:
     assert '| main | hopper | me_trpo | async | none | 1, 2 | 100 | 100 | 1.25 | 2 | 0.5 | ' \
         '200.0 [100.0, 300.0] |' in lines
     assert len(lines) == 2 + 2 + 4      # of each kind one, its seeds together
+
+
+def test_the_gain_is_when_asynchronous_learning_was_as_good() -> None:
+    def run(row: Row, *returns: float) -> dict[str, Any]:
+        return {'id': row.name, 'environment': row.environment, 'algorithm': row.algorithm,
+                'schedule': row.schedule, 'seed': row.seed, 'comparison': row.comparison,
+                'curve': [{'wall_time_s': 10.0 * (i + 1), 'return': value}
+                          for i, value in enumerate(returns)]}
+
+    one, other = rows.real('hopper', 'me_trpo', 1.0, 1)
+    third, fourth = rows.real('hopper', 'me_trpo', 1.0, 2)
+    lines = gains([run(one, 0.0, 4.0, 9.0), run(other, 0.0, 1.0, 2.0, 3.0, 2.5),
+                   run(third, 0.0, 1.0), run(fourth, 2.0), run(TWO[0], 0.0)]).splitlines()
+    assert lines[2:] == ['| hopper | me_trpo | 1 | 3.0 | 40 | 20 | 0.50 |',
+                         '| hopper | me_trpo | 2 | 2.0 | 10 | never | none |']
 
 
 def test_a_row_in_need_of_another_says_so(tmp_path: Path) -> None:
