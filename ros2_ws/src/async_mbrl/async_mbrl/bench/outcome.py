@@ -75,12 +75,12 @@ def table(runs: Runs) -> str:
 
 
 def gains(runs: Runs) -> str:
-    """Give a Markdown table: when asynchronous learning was where the synchronous form ended.
+    """Give a Markdown table: when asynchronous learning was where the synchronous form got to.
 
-    A line for each pair of the main comparison, seed by seed. What the synchronous form has reached
-    is its greatest return, the mean of five episodes, and when it was there first.
+    Two lines for each pair of the main comparison, seed by seed: where the synchronous form ended,
+    and where it was best; each return is the mean of five episodes.
     """
-    head = ('environment', 'algorithm', 'seed', 'sync: best return', 'after, s',
+    head = ('environment', 'algorithm', 'seed', 'sync', 'return', 'after, s',
             'async: as good after, s', 'ratio')
     lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
     main = {run['id']: run for run in runs if run['comparison'] == 'main' and run['curve']}
@@ -88,13 +88,16 @@ def gains(runs: Runs) -> str:
         other = main.get(name.replace('-async-', '-sync-'))
         if one['schedule'] != 'async' or other is None:
             continue
-        best = max(other['curve'], key=lambda point: point['return'])
-        reached = [point['wall_time_s'] for point in one['curve']
-                   if point['return'] >= best['return']]
-        lines.append('| ' + ' | '.join((
-            one['environment'], one['algorithm'], str(one['seed']), f'{best["return"]:.1f}',
-            f'{best["wall_time_s"]:.0f}', f'{reached[0]:.0f}' if reached else 'never',
-            f'{reached[0] / best["wall_time_s"]:.2f}' if reached else 'none')) + ' |')
+        for label, point in (
+                ('at the end', other['curve'][-1]),
+                ('at its best', max(other['curve'], key=lambda point: point['return']))):
+            reached = [each['wall_time_s'] for each in one['curve']
+                       if each['return'] >= point['return']]
+            lines.append('| ' + ' | '.join((
+                one['environment'], one['algorithm'], str(one['seed']), label,
+                f'{point["return"]:.1f}', f'{point["wall_time_s"]:.0f}',
+                f'{reached[0]:.0f}' if reached else 'never',
+                f'{reached[0] / point["wall_time_s"]:.2f}' if reached else 'none')) + ' |')
     return '\n'.join([*lines, ''])
 
 

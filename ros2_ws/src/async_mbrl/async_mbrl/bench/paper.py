@@ -21,6 +21,9 @@ from async_mbrl.core.config import ConfigError, look_up
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.run import RunFolder
 
+RUNS = Path('runs/paper')
+"""Where runs lie in the commands that are kept with the results, wherever they were."""
+
 COMPLETE = (0, 3)
 """Exit statuses of a run that went to its end; 3: short of the success rate of its task."""
 
@@ -105,8 +108,8 @@ class Queue:
     def _run(self, row: Row) -> dict[str, Any]:
         self._places.runs.mkdir(parents=True, exist_ok=True)
         begun_s = time.monotonic()
-        told = real_command(row, self._places.runs) if row.wall_s else emulated_command(
-            row, self._places.runs, self._budget(row))
+        told, kept = (real_command(row, runs) if row.wall_s else emulated_command(
+            row, runs, self._budget(row)) for runs in (self._places.runs, RUNS))
         if row.wall_s and not _complete(self._places.runs / row.name):
             # A run on the real clock is one piece: what an interrupted one has is not gone on with.
             shutil.rmtree(self._places.runs / row.name, ignore_errors=True)
@@ -119,7 +122,7 @@ class Queue:
                 raise RowFailed(f'async-mbrl {shlex.join(told)} ended with status {status}')
         figures = real_figures(self._places.runs / row.name) if row.wall_s else json.loads(
             _emulated_file(row, self._places.runs).read_text())
-        return {**figures, 'command': f'async-mbrl {shlex.join(told)}',
+        return {**figures, 'command': f'async-mbrl {shlex.join(kept)}',
                 'seconds': time.monotonic() - begun_s}
 
     def _keep(self, row: Row, figures: dict[str, Any]) -> None:

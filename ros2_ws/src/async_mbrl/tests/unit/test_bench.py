@@ -188,8 +188,10 @@ def test_the_gain_is_when_asynchronous_learning_was_as_good() -> None:
     third, fourth = rows.real('hopper', 'me_trpo', 1.0, 2)
     lines = gains([run(one, 0.0, 4.0, 9.0), run(other, 0.0, 1.0, 2.0, 3.0, 2.5),
                    run(third, 0.0, 1.0), run(fourth, 2.0), run(TWO[0], 0.0)]).splitlines()
-    assert lines[2:] == ['| hopper | me_trpo | 1 | 3.0 | 40 | 20 | 0.50 |',
-                         '| hopper | me_trpo | 2 | 2.0 | 10 | never | none |']
+    assert lines[2:] == ['| hopper | me_trpo | 1 | at the end | 2.5 | 50 | 20 | 0.40 |',
+                         '| hopper | me_trpo | 1 | at its best | 3.0 | 40 | 20 | 0.50 |',
+                         '| hopper | me_trpo | 2 | at the end | 2.0 | 10 | never | none |',
+                         '| hopper | me_trpo | 2 | at its best | 2.0 | 10 | never | none |']
 
 
 def test_a_row_in_need_of_another_says_so(tmp_path: Path) -> None:
