@@ -57,11 +57,11 @@ def table(runs: Runs) -> str:
     head = ('comparison', 'environment', 'algorithm', 'schedule', 'variant', 'seeds', 'samples',
             'wall time, s', 'run time / data time', 'model updates a sample',
             'policy updates a sample', 'return at the end')
-    lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    rows = []
     for group in _groups([run for run in runs if run['curve']]):
         first = group[0]
         real = first['comparison'] in ('main', 'best')
-        lines.append('| ' + ' | '.join((
+        rows.append((
             first['comparison'], first['environment'], first['algorithm'], first['schedule'],
             first['variant'] or 'none', ', '.join(str(run['seed']) for run in group),
             _mean([run['samples'] for run in group], '.0f'),
@@ -69,9 +69,10 @@ def table(runs: Runs) -> str:
             _mean([run['data_time_ratio'] for run in group], '.2f'),
             _mean([run['updates_per_transition']['model'] for run in group], '.3g'),
             _mean([run['updates_per_transition']['policy'] for run in group], '.3g'),
-            _spread([run['curve'][-1]['return'] for run in group]))) + ' |')
+            _spread([run['curve'][-1]['return'] for run in group])))
     return '\n'.join(['Return: mean of the last 5 learning episodes at the end of a run, mean over '
-                      'seeds, in brackets the least and the greatest.', '', *lines, ''])
+                      'seeds, in brackets the least and the greatest.', '',
+                      _markdown(head, rows)])
 
 
 def gains(runs: Runs) -> str:
@@ -82,7 +83,7 @@ def gains(runs: Runs) -> str:
     """
     head = ('environment', 'algorithm', 'seed', 'sync', 'return', 'after, s',
             'async: as good after, s', 'ratio')
-    lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    rows = []
     main = {run['id']: run for run in runs if run['comparison'] == 'main' and run['curve']}
     for name, one in main.items():
         other = main.get(name.replace('-async-', '-sync-'))
@@ -93,12 +94,17 @@ def gains(runs: Runs) -> str:
                 ('at its best', max(other['curve'], key=lambda point: point['return']))):
             reached = [each['wall_time_s'] for each in one['curve']
                        if each['return'] >= point['return']]
-            lines.append('| ' + ' | '.join((
+            rows.append((
                 one['environment'], one['algorithm'], str(one['seed']), label,
                 f'{point["return"]:.1f}', f'{point["wall_time_s"]:.0f}',
                 f'{reached[0]:.0f}' if reached else 'never',
-                f'{reached[0] / point["wall_time_s"]:.2f}' if reached else 'none')) + ' |')
-    return '\n'.join([*lines, ''])
+                f'{reached[0] / point["wall_time_s"]:.2f}' if reached else 'none'))
+    return _markdown(head, rows)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    first, *others = ('| ' + ' | '.join(cells) + ' |' for cells in (head, *rows))
+    return '\n'.join([first, '|' + ' --- |' * len(head), *others, ''])
 
 
 def _groups(runs: Runs) -> list[list[Mapping[str, Any]]]:

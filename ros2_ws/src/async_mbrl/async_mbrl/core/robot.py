@@ -100,6 +100,13 @@ def tighten(limits: Limits, other: Limits, names: Sequence[str]) -> tuple[Limits
     return dataclasses.replace(limits, **found), tuple(changes)
 
 
+def _duration_flaw(duration_s: float) -> str:
+    """Say what is wrong with the time to get to a start, s; empty if nothing is."""
+    if not 0.0 < duration_s <= MOST_MOVE_S:
+        return f'move_duration_s {duration_s} is not above 0 and at most {MOST_MOVE_S:g}'
+    return ''
+
+
 @dataclass(frozen=True)
 class MoveGains:
     """Joint impedance of moves to a start pose and of holding, one number a joint."""
@@ -287,9 +294,7 @@ class ArmConfig(RobotConfig):
         if ((start < self.limits.position_lower).any()
                 or (start > self.limits.position_upper).any()):
             return 'start_pose is outside the position limits'
-        if not 0.0 < duration_s <= MOST_MOVE_S:
-            return f'move_duration_s {duration_s} is not above 0 and at most {MOST_MOVE_S:g}'
-        return ''
+        return _duration_flaw(duration_s)
 
     @property
     def command_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -352,9 +357,7 @@ class BenchmarkConfig(RobotConfig):
         """Say what is wrong with a start state, and the time to get there; empty if nothing is."""
         if start.shape != (self.start_size,) or not np.isfinite(start).all():
             return f'start_pose is not {self.start_size} finite numbers'
-        if not 0.0 < duration_s <= MOST_MOVE_S:
-            return f'move_duration_s {duration_s} is not above 0 and at most {MOST_MOVE_S:g}'
-        return ''
+        return _duration_flaw(duration_s)
 
     @property
     def command_bounds(self) -> tuple[np.ndarray, np.ndarray]:

@@ -70,6 +70,15 @@ class Bench:
         return [event.kind for event in self.events]
 
 
+def under_way(interface: str, scale: float) -> Bench:
+    """Give a bench at the first step of an episode whose policy always asks for much."""
+    bench = Bench(command_interface=interface, action_scale=(scale,) * JOINTS)
+    bench.policy(bias=0.9)
+    bench.order(steps=100)
+    bench.until(StepKind.STEP)
+    return bench
+
+
 def test_idle_sends_nothing_until_asked():
     bench = Bench()
     bench.policy()
@@ -463,10 +472,7 @@ def test_a_move_that_was_held_up_is_given_up_instead_of_jumping_ahead():
 @pytest.mark.parametrize(('interface', 'scale'), [('effort', 4.0), ('velocity', 0.5)])
 def test_after_a_stall_what_is_sent_begins_anew(interface, scale):
     """Guard has meanwhile sent the safe command, so that the last one is none to go on from."""
-    bench = Bench(command_interface=interface, action_scale=(scale,) * JOINTS)
-    bench.policy(bias=0.9)
-    bench.order(steps=100)
-    bench.until(StepKind.STEP)
+    bench = under_way(interface, scale)
     bench.tick(200)
     before = bench.sent[-1]
     assert np.abs(before).max() > 0.2 * scale
@@ -479,10 +485,7 @@ def test_after_a_stall_what_is_sent_begins_anew(interface, scale):
 
 
 def test_after_a_stall_positions_begin_where_the_arm_is():
-    bench = Bench(command_interface='position', action_scale=(0.2,) * JOINTS)
-    bench.policy(bias=0.9)
-    bench.order(steps=100)
-    bench.until(StepKind.STEP)
+    bench = under_way('position', 0.2)
     bench.tick(100)
     assert np.abs(bench.sent[-1] - bench.plant.position).max() > 0.01
     bench.ticks += 40
@@ -613,10 +616,7 @@ def test_a_fault_is_not_cleared_before_it_is_known_where_the_arm_is():
     ('effort', 4.0), ('velocity', 0.5), ('position', 0.2)])
 def test_where_commands_did_not_arrive_what_is_sent_begins_anew(interface, scale):
     """Only the way to the arm was held up: the core itself went on, and guard has stopped it."""
-    bench = Bench(command_interface=interface, action_scale=(scale,) * JOINTS)
-    bench.policy(bias=0.9)
-    bench.order(steps=100)
-    bench.until(StepKind.STEP)
+    bench = under_way(interface, scale)
     bench.tick(200)
     bench.state_time_s = bench.ticks * PERIOD_S
     bench.tick(42)              # no joint states either: from here on it brakes, unheard
