@@ -13,7 +13,7 @@ from torch import nn
 from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.ensemble import Ensemble
 from async_mbrl.learning.normalisation import Statistics
-from async_mbrl.learning.product import choose_product
+from async_mbrl.learning.product import choose_imagination, choose_product
 from async_mbrl.learning.tool_points import ToolPoints
 
 ACTION_SPREAD = 0.6
@@ -71,13 +71,18 @@ class Dynamics(nn.Module, abc.ABC):
                 'members': self.members, 'hidden': list(self.config.hidden),
                 'activation': self.config.activation}
 
+    @property
+    def learned_bytes(self) -> int:
+        """Size of parameters and statistics as they are learned, in 32-bit floats."""
+        return sum(4 * value.numel() for value in self.state_dict().values())
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Give parameters and statistics by name, as copies."""
         return {name: value.detach().numpy().copy()
                 for name, value in self.state_dict().items()}
 
     def load_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Take over parameters and statistics.
+        """Take over parameters and statistics, in the numbers that these have here.
 
         Raises:
             RuntimeError: a name or a shape does not fit.
@@ -237,3 +242,17 @@ def make_dynamics(config: ModelConfig, task: Any, generator: torch.Generator) ->
     """Build the ensemble that the configuration names."""
     kinds = {'structured': StructuredDynamics, 'plain': PlainDynamics}
     return kinds[config.kind](config, task, generator)
+
+
+def make_imagined(config: ModelConfig, task: Any, generator: torch.Generator) -> Dynamics:
+    """Build an ensemble to imagine in, for what another one has learned.
+
+    Its network has the numbers that the configuration wants imagined steps computed in; what it
+    takes over is rounded to them.
+    """
+    dynamics = make_dynamics(config, task, generator).requires_grad_(False)
+    weights = dynamics.network.weights
+    sizes = (weights[0].shape[1], *(weight.shape[2] for weight in weights))
+    dynamics.network.to(choose_imagination(config.imagination, config.members, sizes,
+                                           config.activation))
+    return dynamics

@@ -49,6 +49,9 @@ class Ensemble(nn.Module):
     def forward(self, x: torch.Tensor, members: torch.Tensor | None = None) -> torch.Tensor:
         """Map (members, rows, inputs) to (members, rows, outputs).
 
+        It is computed in the numbers of the parameters, whatever those of the inputs are; the
+        outputs are of the same kind as the inputs.
+
         Args:
             x: inputs.
             members: indices of the members that they are for; None for all.
@@ -56,6 +59,7 @@ class Ensemble(nn.Module):
         weights, biases = self._parts
         if members is not None:
             weights, biases = ([each[members] for each in part] for part in self._parts)
-        if self.product == 'onednn' and x.dtype == torch.float32 and x.device.type == 'cpu':
+        numbers = weights[0].dtype
+        if self.product == 'onednn' and numbers == torch.float32 and x.device.type == 'cpu':
             return onednn_perceptrons(self._activation, x, weights, biases)
-        return batched_perceptrons(self._activation, x, weights, biases)
+        return batched_perceptrons(self._activation, x.to(numbers), weights, biases).to(x.dtype)

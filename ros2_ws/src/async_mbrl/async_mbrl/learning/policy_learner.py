@@ -15,7 +15,7 @@ from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.algorithms import ActsByEpisode, make_algorithm
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
-from async_mbrl.learning.dynamics import Dynamics, make_dynamics
+from async_mbrl.learning.dynamics import Dynamics, make_imagined
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.normalisation import Statistics, StatisticsRefresh
@@ -67,7 +67,7 @@ class PolicyLearner(Worker):
         self._dynamics: Dynamics | None = None
         self._imagination: Imagination | None = None
         if improvement.NEEDS_MODEL:
-            self._dynamics = make_dynamics(model, task, self._generator).requires_grad_(False)
+            self._dynamics = make_imagined(model, task, self._generator)
             self._imagination = Imagination(self._dynamics, task, self.buffer, self._generator,
                                             self._goal_rng)
         self._stochastic = network.stochastic
@@ -95,9 +95,7 @@ class PolicyLearner(Worker):
     @property
     def model_bytes(self) -> int:
         """Size of the tensors of such a model."""
-        if self._dynamics is None:
-            return 0
-        return sum(tensor.nbytes for tensor in self._dynamics.tensors().values())
+        return 0 if self._dynamics is None else self._dynamics.learned_bytes
 
     def take(self, transitions: Sequence[Transition]) -> None:
         """Take transitions in the order of their numbers, the first being the next one."""

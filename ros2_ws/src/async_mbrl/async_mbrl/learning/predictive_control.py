@@ -11,7 +11,7 @@ from async_mbrl.core.plan import MOST_STEPS, Plan
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import ControlStep, StepKind
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.dynamics import make_dynamics
+from async_mbrl.learning.dynamics import make_imagined
 from async_mbrl.learning.planning import Planner
 from async_mbrl.learning.settings.pets import PetsConfig
 
@@ -31,7 +31,7 @@ class PredictiveControl:
         """
         self._task = task
         generator = torch.Generator().manual_seed(seed)
-        self._dynamics = make_dynamics(model, task, generator).requires_grad_(False)
+        self._dynamics = make_imagined(model, task, generator)
         self._planner = Planner(improvement, self._dynamics, task, generator)
         self._config = improvement
         self._newest: Plan | None = None
@@ -47,7 +47,7 @@ class PredictiveControl:
     @property
     def model_bytes(self) -> int:
         """Size of the tensors of such a model."""
-        return sum(tensor.nbytes for tensor in self._dynamics.tensors().values())
+        return self._dynamics.learned_bytes
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
         """Take a model; one that is not newer is ignored.

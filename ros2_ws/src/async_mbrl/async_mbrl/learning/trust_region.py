@@ -57,7 +57,8 @@ class Curvature:
 
 
 def improve(parameters: Sequence[torch.Tensor], evaluate: Evaluate, config: TrustRegionConfig,
-            project: Callable[[], None], pause: Callable[[], Iterator[None]]
+            project: Callable[[], None], pause: Callable[[], Iterator[None]],
+            curvature_of: Callable[[], torch.Tensor] | None = None
             ) -> Generator[None, None, Step]:
     """Take one step, or none if none is found.
 
@@ -67,10 +68,12 @@ def improve(parameters: Sequence[torch.Tensor], evaluate: Evaluate, config: Trus
         config: bound, damping and line search.
         project: brings the parameters back to where they may be, in place.
         pause: called after each evaluation; yields where the learner may look around.
+        curvature_of: gives an estimate of the divergence, of fewer states, that the curvature is
+            taken of (as Schulman et al. 2015 did, appendix C); None: of the divergence itself.
     """
     loss, divergence = evaluate()
-    gradient = flat(torch.autograd.grad(loss, parameters, retain_graph=True))
-    curvature = Curvature(divergence, parameters)
+    gradient = flat(torch.autograd.grad(loss, parameters, retain_graph=curvature_of is None))
+    curvature = Curvature(divergence if curvature_of is None else curvature_of(), parameters)
 
     def product(vector: torch.Tensor) -> torch.Tensor:
         return curvature.times(vector) + config.damping * vector

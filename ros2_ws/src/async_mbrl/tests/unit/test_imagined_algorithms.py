@@ -89,6 +89,7 @@ def finish(stages: Iterator[None] | None) -> int:
 
 
 TRUST = TrustRegionConfig(divergence=0.05)
+ROUGH = TrustRegionConfig(divergence=0.05, curvature_share=0.2)
 LEARNERS = [
     pytest.param(MePpoConfig(rollouts=40, horizon=20, value_hidden=(16,),
                              policy_learning_rate=1e-2, value_learning_rate=5e-3), NETWORK,
@@ -101,6 +102,11 @@ LEARNERS = [
     pytest.param(MeTrpoConfig(rollouts=40, horizon=20, baseline='linear', mix_members=True,
                               trace=1.0, initial_share=1.0, trust_region=TRUST), OWN_STD,
                  id='me_trpo as in the paper'),
+    pytest.param(MeTrpoConfig(rollouts=40, horizon=20, baseline='linear', trust_region=ROUGH,
+                              initial_share=1.0), OWN_STD, id='me_trpo, curvature of a fifth'),
+    pytest.param(MbMpoConfig(rollouts=20, horizon=20, tasks=2, trust_region=ROUGH,
+                             initial_share=1.0, inner_learning_rate=0.05), OWN_STD,
+                 id='mb_mpo, curvature of a fifth'),
     pytest.param(MbMpoConfig(rollouts=20, horizon=20, tasks=2, trust_region=TRUST,
                              initial_share=1.0, inner_learning_rate=0.05), OWN_STD, id='mb_mpo'),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import learning_rig
 import pytest
@@ -10,12 +11,15 @@ import torch
 from torch import nn
 
 from async_mbrl.core.config import ConfigError
+from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning import product
-from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.dynamics import StructuredDynamics
+from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.dynamics import StructuredDynamics, make_dynamics, make_imagined
 from async_mbrl.learning.ensemble import Ensemble
 from async_mbrl.learning.model_learner import ModelLearner
-from async_mbrl.learning.product import choose_product
+from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.product import choose_imagination, choose_product
+from async_mbrl.learning.settings import MePpoConfig
 
 ACTIVATIONS = {'tanh': torch.tanh, 'silu': nn.functional.silu, 'relu': torch.relu}
 PRODUCTS = [
@@ -30,7 +34,7 @@ SMALL = {'members': 3, 'hidden': (32, 32), 'batch': 32}
 @pytest.fixture
 def no_memory() -> Iterator[None]:
     """Forget what was found out about this torch, before and after."""
-    caches = (product.onednn_works, product._faster)
+    caches = (product.onednn_works, product._faster, product._faster_numbers)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -211,3 +215,72 @@ def test_auto_takes_onednn_only_if_clearly_faster(
     monkeypatch.setattr(product, 'onednn_perceptrons', takes(seconds))
     assert choose_product('auto', 3, (4, 8, 2), 'silu', 16) == faster
     assert choose_product('batched', 3, (4, 8, 2), 'silu', 16) == 'batched'
+
+
+def test_imagination_in_bfloat16_is_that_of_the_model_but_for_rounding() -> None:
+    task = learning_rig.make_task()
+    config = ModelConfig(imagination='bfloat16', kind='plain', hidden=(64, 64), members=3)
+    model = make_dynamics(config, task, torch.Generator().manual_seed(1))
+    imagined = make_imagined(config, task, torch.Generator().manual_seed(2))
+    imagined.load_tensors(model.tensors())
+    assert {weight.dtype for weight in imagined.network.weights} == {torch.bfloat16}
+    generator = torch.Generator().manual_seed(3)
+    state = torch.randn(3, 50, task.state_size, generator=generator)
+    action = torch.rand(3, 50, task.action_size, generator=generator) - 0.5
+    with torch.no_grad():
+        wanted, found = (each.predict(state, action) for each in (model, imagined))
+    assert found.dtype == torch.float32
+    change = (wanted - state).std()
+    assert 0.0 < (found - wanted).std() < 0.02 * change
+    assert imagined.learned_bytes == sum(value.nbytes for value in model.tensors().values())
+
+
+def test_numbers_are_those_asked_for_and_auto_takes_the_faster_ones(
+        no_memory: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(numbers: str) -> torch.dtype:
+        return choose_imagination(numbers, 3, (5, 8, 2), 'relu')
+
+    assert (chosen('float32'), chosen('bfloat16')) == (torch.float32, torch.bfloat16)
+    seconds = {torch.float32: 1.0, torch.bfloat16: 0.95}
+    now = 0.0
+
+    def take_time(activation: str, x: torch.Tensor, weights: object, biases: object) -> None:
+        nonlocal now
+        now += seconds[x.dtype]
+
+    monkeypatch.setattr(product, 'batched_perceptrons', take_time)
+    monkeypatch.setattr(product.time, 'thread_time', lambda: now)
+    assert chosen('auto') == torch.float32      # hardly faster is not worth the rounding
+    product._faster_numbers.cache_clear()
+    seconds[torch.bfloat16] = 0.5
+    assert chosen('auto') == torch.bfloat16
+
+
+def test_a_policy_learner_that_imagines_in_bfloat16_resumes_to_the_bit(tmp_path: Path) -> None:
+    task = learning_rig.make_task()
+    config = ModelConfig(imagination='bfloat16', hidden=(16, 16), members=2)
+    settings = MePpoConfig(rollouts=8, horizon=5, value_hidden=(8,))
+    network = PolicyNetworkConfig((8,), 'tanh', 'clip')
+
+    def learner(incarnation: int) -> PolicyLearner:
+        return PolicyLearner(settings, config, network, ExplorationConfig(), task, seed=0,
+                             incarnation=incarnation)
+
+    transitions = learning_rig.Plant(task).explore(4)
+    model = ModelLearner(config, task, seed=0)
+    first = learner(1)
+    for worker in (model, first):
+        worker.take(transitions)
+    model.step()
+    first.take_snapshot(model.snapshot())
+    while not first.updates:
+        first.step()
+    first.save(tmp_path)
+    again = learner(2)
+    again.restore(tmp_path)
+    for worker in (first, again):
+        while worker.updates < 3:
+            worker.step()
+    for one, other in zip(first.snapshot().tensors.values(), again.snapshot().tensors.values(),
+                          strict=True):
+        assert (one == other).all()

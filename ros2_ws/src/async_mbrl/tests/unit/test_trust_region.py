@@ -136,6 +136,23 @@ def test_the_step_is_the_natural_gradient_as_long_as_the_divergence_allows() -> 
                                rtol=1e-3, atol=1e-7)
 
 
+def test_a_curvature_of_its_own_gives_the_direction_and_the_line_search_keeps_the_bound() -> None:
+    problem = Problem()
+    config = TrustRegionConfig(divergence=1e-4, damping=1e-6, iterations=100)
+    start = flat(problem.parameters).detach()
+    gradient = flat(torch.autograd.grad(problem.evaluate()[0], problem.parameters))
+
+    def isotropic() -> torch.Tensor:
+        """Half the squared distance: its curvature is 1 in each direction."""
+        return 0.5 * (flat(problem.parameters) - start).square().sum()
+
+    step = finish(improve(problem.parameters, problem.evaluate, config, lambda: None, pause,
+                          isotropic))
+    moved = flat(problem.parameters).detach() - start
+    torch.testing.assert_close(moved / moved.norm(), -gradient / gradient.norm())
+    assert step.share > 0.0 and step.divergence <= config.divergence
+
+
 @pytest.mark.parametrize('seed', range(4))
 @pytest.mark.parametrize('bound', [0.001, 0.01, 0.1])
 def test_divergence_comes_close_below_its_bound(seed: int, bound: float) -> None:

@@ -44,6 +44,11 @@ class TaskSteps:
     log_density: torch.Tensor
     advantages: torch.Tensor
 
+    def every(self, stride: int) -> TaskSteps:
+        """Give some of the steps, evenly spread."""
+        return TaskSteps(*(value[:, ::stride] for value in (
+            self.features, self.actions, self.log_density, self.advantages)))
+
 
 class MbMpo(nn.Module):
     """Meta-policy, adapted policies and how one update changes them."""
@@ -115,12 +120,18 @@ class MbMpo(nn.Module):
         after = self.steps_of(rollouts)
         self._return = rollouts.imagined_return
 
+        stride = self.config.trust_region.curvature_stride
+        some_before, some_after = before.every(stride), after.every(stride)
+
+        def curvature_of() -> torch.Tensor:
+            return self.evaluate(some_before, some_after, adapted)[1]
+
         # Adaptation and objective, both differentiated twice.
         cost = (2 * FORWARD_AND_BACKWARD ** 2 * after.log_density.numel()
                 * multiplications(self.policy))
         self._step = yield from trust_region.improve(
             self.policy.learned(), partial(self.evaluate, before, after, adapted),
-            self.config.trust_region, self.policy.bound, partial(work.add, cost))
+            self.config.trust_region, self.policy.bound, partial(work.add, cost), curvature_of)
         with torch.no_grad():
             for index, parameter in enumerate(self.adapt(before)):
                 self.get_buffer(f'adapted{index}').copy_(parameter)

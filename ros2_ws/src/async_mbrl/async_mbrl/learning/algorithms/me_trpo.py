@@ -81,10 +81,16 @@ class MeTrpo(nn.Module):
             return (-(ratio * advantages).mean(),
                     divergence(mean, log_std, new_mean, self.policy.log_std).mean())
 
+        some = slice(None, None, config.trust_region.curvature_stride)
+
+        def curvature_of() -> torch.Tensor:
+            return divergence(mean[some], log_std, self.policy.unsquashed(features[some]),
+                              self.policy.log_std).mean()
+
         cost = FORWARD_AND_BACKWARD * len(features) * multiplications(self.policy)
         self._step = yield from trust_region.improve(
             self.policy.learned(), evaluate, config.trust_region, self.policy.bound,
-            partial(work.add, cost))
+            partial(work.add, cost), curvature_of)
         if self.value is not None:
             yield from self._fit(self.value, features, returns, imagination.generator, work)
 
