@@ -23,11 +23,11 @@ class ModelConfig:
                          'oneDNN; auto, the faster one by a short trial at the start. Results '
                          'differ by rounding only, but give one of the two where runs must repeat '
                          'exactly', 'auto', choices=('auto', 'batched', 'onednn'))
-    imagination: str = param('numbers that imagined steps are computed in: float32; bfloat16, '
-                             'rounded to 8 bits, which some processors multiply twice as fast; '
-                             'auto, bfloat16 where a short trial at the start says so. The model '
-                             'is learned, and imagined states are kept, in float32', 'float32',
-                             choices=('float32', 'bfloat16', 'auto'))
+    numbers: str = param('that hidden layers are multiplied in: float32; bfloat16, rounded to 8 '
+                         'bits, which some processors do twice as fast; auto, bfloat16 where a '
+                         'short trial at the start says so. Weights, their gradients, the last '
+                         'layer and imagined states stay in float32', 'float32',
+                         choices=('float32', 'bfloat16', 'auto'))
     batch: int = param('transitions a member draws for one update', 64, minimum=1,
                        maximum=65_536)
     learning_rate: float = param('of AdamW', 1e-3, minimum=0.0)

@@ -13,7 +13,7 @@ from torch import nn
 from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.ensemble import Ensemble
 from async_mbrl.learning.normalisation import Statistics
-from async_mbrl.learning.product import choose_imagination, choose_product
+from async_mbrl.learning.product import choose_numbers, choose_product
 from async_mbrl.learning.tool_points import ToolPoints
 
 ACTION_SPREAD = 0.6
@@ -233,9 +233,11 @@ class PlainDynamics(Dynamics):
 def _ensemble(config: ModelConfig, inputs: int, outputs: int,
               generator: torch.Generator) -> Ensemble:
     sizes = (inputs, *config.hidden, outputs)
-    product = choose_product(config.product, config.members, sizes, config.activation,
-                             config.batch)
-    return Ensemble(config.members, sizes, config.activation, generator, product=product)
+    numbers = choose_numbers(config.numbers, config.members, sizes, config.activation)
+    product = 'batched' if numbers != torch.float32 else choose_product(
+        config.product, config.members, sizes, config.activation, config.batch)
+    return Ensemble(config.members, sizes, config.activation, generator, product=product,
+                    numbers=numbers)
 
 
 def make_dynamics(config: ModelConfig, task: Any, generator: torch.Generator) -> Dynamics:
@@ -245,14 +247,7 @@ def make_dynamics(config: ModelConfig, task: Any, generator: torch.Generator) ->
 
 
 def make_imagined(config: ModelConfig, task: Any, generator: torch.Generator) -> Dynamics:
-    """Build an ensemble to imagine in, for what another one has learned.
-
-    Its network has the numbers that the configuration wants imagined steps computed in; what it
-    takes over is rounded to them.
-    """
+    """Build an ensemble to imagine in, for what another one has learned."""
     dynamics = make_dynamics(config, task, generator).requires_grad_(False)
-    weights = dynamics.network.weights
-    sizes = (weights[0].shape[1], *(weight.shape[2] for weight in weights))
-    dynamics.network.to(choose_imagination(config.imagination, config.members, sizes,
-                                           config.activation))
+    dynamics.network.keep_rounded()
     return dynamics

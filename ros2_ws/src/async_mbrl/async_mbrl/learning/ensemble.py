@@ -21,7 +21,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, members: int, sizes: Sequence[int], activation: str,
                  generator: torch.Generator, output_scale: float = 0.1, *,
-                 product: str = 'batched') -> None:
+                 product: str = 'batched', numbers: torch.dtype = torch.float32) -> None:
         """Draw the weights, normal with standard deviation 1 / sqrt(inputs of the layer).
 
         Args:
@@ -32,9 +32,11 @@ class Ensemble(nn.Module):
             output_scale: the weights of the last layer are scaled by it.
             product: ``batched`` or ``onednn`` (see :func:`~.product.choose_product`); oneDNN's is
                 for 32-bit floats on the CPU, all else is always batched.
+            numbers: that hidden layers are multiplied in (see :func:`~.product.choose_numbers`).
         """
         super().__init__()
         self.product = product
+        self.numbers = numbers
         self._activation = activation
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
@@ -49,9 +51,6 @@ class Ensemble(nn.Module):
     def forward(self, x: torch.Tensor, members: torch.Tensor | None = None) -> torch.Tensor:
         """Map (members, rows, inputs) to (members, rows, outputs).
 
-        It is computed in the numbers of the parameters, whatever those of the inputs are; the
-        outputs are of the same kind as the inputs.
-
         Args:
             x: inputs.
             members: indices of the members that they are for; None for all.
@@ -59,7 +58,13 @@ class Ensemble(nn.Module):
         weights, biases = self._parts
         if members is not None:
             weights, biases = ([each[members] for each in part] for part in self._parts)
-        numbers = weights[0].dtype
-        if self.product == 'onednn' and numbers == torch.float32 and x.device.type == 'cpu':
+        if (self.product == 'onednn' and self.numbers == x.dtype == torch.float32
+                and x.device.type == 'cpu'):
             return onednn_perceptrons(self._activation, x, weights, biases)
-        return batched_perceptrons(self._activation, x.to(numbers), weights, biases).to(x.dtype)
+        return batched_perceptrons(self._activation, x, weights, biases, self.numbers)
+
+    @torch.no_grad()
+    def keep_rounded(self) -> None:
+        """Keep hidden layers in the numbers they are multiplied in: nothing is learned here."""
+        for parameter in (*self.weights[:-1], *self.biases[:-1]):
+            parameter.data = parameter.data.to(self.numbers)

@@ -16,7 +16,7 @@ class Mlp(nn.Module):
     """Fully connected layers, linear at the end."""
 
     def __init__(self, sizes: Sequence[int], activation: str, generator: torch.Generator,
-                 output_scale: float = 0.1) -> None:
+                 output_scale: float = 0.1, numbers: torch.dtype = torch.float32) -> None:
         """Draw the weights.
 
         Args:
@@ -24,8 +24,11 @@ class Mlp(nn.Module):
             activation: a key of :data:`ACTIVATIONS`, between layers.
             generator: draws the initial weights, uniform in +- 1 / sqrt(inputs of the layer).
             output_scale: the weights of the last layer are scaled by it, its bias begins at 0.
+            numbers: that hidden layers are multiplied in, if other ones than those of the inputs
+                (see :func:`~.product.batched_perceptrons`).
         """
         super().__init__()
+        self._numbers = numbers
         self._activation = ACTIVATIONS[activation]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
@@ -42,10 +45,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""
+        hidden = x.dtype if self._numbers == torch.float32 else self._numbers
+        h = x.to(hidden)
         for weight, bias in self._layers[:-1]:
-            x = self._activation(nn.functional.linear(x, weight, bias))
+            h = self._activation(nn.functional.linear(h, weight.to(hidden), bias.to(hidden)))
         weight, bias = self._layers[-1]
-        return nn.functional.linear(x, weight, bias)
+        return nn.functional.linear(h.to(x.dtype), weight, bias)
 
     def side_by_side(self, parameters: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """Map by several networks of this shape with parameters of their own.

@@ -33,7 +33,8 @@ class Policy(nn.Module):
     state_std: torch.Tensor
 
     def __init__(self, network: PolicyNetworkConfig, task: Any,
-                 generator: torch.Generator, initial_log_std: float = 0.0) -> None:
+                 generator: torch.Generator, initial_log_std: float = 0.0,
+                 numbers: torch.dtype = torch.float32) -> None:
         """Build the network for a task.
 
         Args:
@@ -41,6 +42,8 @@ class Policy(nn.Module):
             task: see :mod:`async_mbrl.tasks`.
             generator: draws the initial weights.
             initial_log_std: logarithm of the standard deviation at first, where that is learned.
+            numbers: that hidden layers are multiplied in while it is learned; on the robot it is
+                always float32.
         """
         super().__init__()
         self.architecture = policy_architecture(network, task)
@@ -50,7 +53,7 @@ class Policy(nn.Module):
         self._squash = torch.tanh if network.squash == 'tanh' else _clip
         self._actions = task.action_size
         self.network = Mlp(self.architecture['sizes'], network.activation, generator,
-                           output_scale=0.0)
+                           output_scale=0.0, numbers=numbers)
         if network.distribution == 'state_independent':
             self.log_std = nn.Parameter(torch.full((task.action_size,), initial_log_std))
         elif network.distribution == 'state_dependent':

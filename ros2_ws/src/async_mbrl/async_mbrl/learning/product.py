@@ -150,7 +150,8 @@ def onednn_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torch
 
 
 def batched_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torch.Tensor],
-                        biases: Sequence[torch.Tensor]) -> torch.Tensor:
+                        biases: Sequence[torch.Tensor],
+                        numbers: torch.dtype = torch.float32) -> torch.Tensor:
     """Map (members, rows, inputs) to (members, rows, outputs), all members in one product.
 
     Large layers of which no gradient is wanted are computed member by member, in place: what is
@@ -158,27 +159,34 @@ def batched_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torc
 
     Args:
         activation: between layers, a key of :data:`async_mbrl.learning.network.ACTIVATIONS`.
-        x: inputs, numbers of the same kind as the parameters.
+        x: inputs.
         weights: (members, inputs, outputs) of each layer.
         biases: (members, 1, outputs) of each layer.
+        numbers: that hidden layers are multiplied in, if other ones than those of the inputs. The
+            last layer and the result have those of the inputs: what is learned from a network is
+            as fine as before, only its hidden units are rounded.
     """
+    hidden = x.dtype if numbers == torch.float32 else numbers
+    weights = [weight.to(hidden) for weight in weights[:-1]] + [weights[-1].to(x.dtype)]
+    biases = [bias.to(hidden) for bias in biases[:-1]] + [biases[-1].to(x.dtype)]
     widest = max(weight.shape[2] for weight in weights)
     if not torch.is_grad_enabled() and x.shape[0] * x.shape[1] * widest > _CACHED:
         return _member_by_member(activation, x, weights, biases)
-    function = _ACTIVATIONS[activation].forward
+    function, h = _ACTIVATIONS[activation].forward, x.to(hidden)
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x = function(torch.baddbmm(bias, x, weight))
-    return torch.baddbmm(biases[-1], x, weights[-1])
+        h = function(torch.baddbmm(bias, h, weight))
+    return torch.baddbmm(biases[-1], h.to(x.dtype), weights[-1])
 
 
 def _member_by_member(activation: str, x: torch.Tensor, weights: Sequence[torch.Tensor],
                       biases: Sequence[torch.Tensor]) -> torch.Tensor:
     in_place = _ACTIVATIONS[activation].in_place
     outputs = []
-    for member, h in enumerate(x):
+    for member, rows in enumerate(x):
+        h = rows.to(weights[0].dtype)
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             h = in_place(torch.addmm(bias[member], h, weight[member]))
-        outputs.append(torch.addmm(biases[-1][member], h, weights[-1][member]))
+        outputs.append(torch.addmm(biases[-1][member], h.to(x.dtype), weights[-1][member]))
     return torch.stack(outputs)
 
 
@@ -208,9 +216,9 @@ def choose_product(product: str, members: int, sizes: Sequence[int], activation:
     return product
 
 
-def choose_imagination(numbers: str, members: int, sizes: Sequence[int],
-                       activation: str) -> torch.dtype:
-    """Give the numbers to imagine in.
+def choose_numbers(numbers: str, members: int, sizes: Sequence[int],
+                   activation: str) -> torch.dtype:
+    """Give the numbers that hidden layers are multiplied in.
 
     Args:
         numbers: ``float32`` or ``bfloat16``, which is what is taken, or ``auto``: bfloat16 where a
@@ -245,11 +253,14 @@ def _faster_numbers(members: int, sizes: tuple[int, ...], activation: str) -> st
     x, parameters = _trial(members, sizes, _IMAGINED_ROWS)
     layers = len(sizes) - 1
     rounded = [parameter.bfloat16() for parameter in parameters]
+
+    def imagine(numbers: torch.dtype, parameters: list[torch.Tensor]) -> torch.Tensor:
+        return batched_perceptrons(activation, x, parameters[:layers], parameters[layers:],
+                                   numbers)
+
     return _clear_winner({
-        'float32': lambda: batched_perceptrons(
-            activation, x, parameters[:layers], parameters[layers:]),
-        'bfloat16': lambda: batched_perceptrons(
-            activation, x.bfloat16(), rounded[:layers], rounded[layers:])})
+        'float32': functools.partial(imagine, torch.float32, parameters),
+        'bfloat16': functools.partial(imagine, torch.bfloat16, rounded)})
 
 
 def _trial(members: int, sizes: tuple[int, ...],

@@ -13,6 +13,7 @@ from async_mbrl.learning.adam import Adam
 from async_mbrl.learning.buffer import Samples
 from async_mbrl.learning.ensemble import Ensemble
 from async_mbrl.learning.policy import Policy
+from async_mbrl.learning.product import choose_numbers
 from async_mbrl.learning.settings.sac import SoftActorCriticConfig
 
 CRITICS = 2
@@ -31,18 +32,24 @@ class SoftActorCritic(nn.Module):
     """Policy, critics, temperature, and how a batch changes them (Haarnoja et al. 2018).
 
     The equations are those of "Soft Actor-Critic Algorithms and Applications", which learns the
-    temperature too.
+    temperature too. Critics may be learned more often than policy and temperature, as in Chen et
+    al. 2021 (REDQ): where many updates are made of few transitions it is the critics that gain.
     """
+
+    critic_updates: torch.Tensor
+    """Updates of the critics so far, ()."""
 
     def __init__(self, config: SoftActorCriticConfig, network: PolicyNetworkConfig, task: Any,
                  generator: torch.Generator) -> None:
         """Build networks and optimisers."""
         super().__init__()
         self.config = config
-        self.policy = Policy(network, task, generator, config.initial_log_std)
-        self.critics = Critics(
-            CRITICS, (task.feature_size + task.action_size, *config.critic_hidden, 1),
-            config.critic_activation, generator)
+        sizes = (task.feature_size + task.action_size, *config.critic_hidden, 1)
+        numbers = choose_numbers(config.numbers, CRITICS, sizes, config.critic_activation)
+        self.policy = Policy(network, task, generator, config.initial_log_std, numbers)
+        self.critics = Critics(CRITICS, sizes, config.critic_activation, generator,
+                               numbers=numbers)
+        self.register_buffer('critic_updates', torch.zeros((), dtype=torch.long))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(config.initial_temperature).log())
         self._target_entropy = config.target_entropy * task.action_size
@@ -51,7 +58,7 @@ class SoftActorCritic(nn.Module):
         self._temperature_optimizer = Adam([self.log_temperature],
                                            config.temperature_learning_rate)
         self.scalars: dict[str, float] = {}
-        """Of the newest batch."""
+        """Of the newest batch that each was computed for."""
 
     @property
     def optimizers(self) -> dict[str, Adam]:
@@ -60,27 +67,35 @@ class SoftActorCritic(nn.Module):
                 'temperature': self._temperature_optimizer}
 
     def improve(self, samples: Samples, generator: torch.Generator) -> None:
-        """Take one gradient step on each, with transitions (rows, ...)."""
+        """Take a gradient step on the critics, and where it is due on policy and temperature.
+
+        Args:
+            samples: transitions (rows, ...).
+            generator: draws actions.
+        """
         features = self.policy.features(samples.observation)
         noise = torch.randn(2, *samples.action.shape, generator=generator)
         targets = self.value_targets(samples, noise[0])
         loss = self.critic_loss(features, samples.action, targets)
         self._critic_optimizer.step(torch.autograd.grad(loss, self._critic_optimizer.parameters))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.targets.parameters()), list(self.critics.parameters()),
+                                 self.config.target_rate)
+        self.scalars.update(critic_loss=float(loss.detach()), value=float(targets.mean()))
+        if int(self.critic_updates) % self.config.policy_interval == 0:
+            self._improve_policy(features, noise[1])
+        self.critic_updates += 1
 
-        action, log_density = self.policy.sample(features, noise[1])
+    def _improve_policy(self, features: torch.Tensor, noise: torch.Tensor) -> None:
+        action, log_density = self.policy.sample(features, noise)
         policy_loss = self.policy_loss(features, action, log_density)
         self._policy_optimizer.step(
             torch.autograd.grad(policy_loss, self._policy_optimizer.parameters))
         temperature_loss = self.temperature_loss(log_density.detach())
         self._temperature_optimizer.step(
             torch.autograd.grad(temperature_loss, [self.log_temperature]))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.targets.parameters()), list(self.critics.parameters()),
-                                 self.config.target_rate)
-        self.scalars = {
-            'critic_loss': float(loss.detach()), 'value': float(targets.mean()),
-            'entropy': -float(log_density.detach().mean()),
-            'temperature': float(self.log_temperature.detach().exp())}
+        self.scalars.update(entropy=-float(log_density.detach().mean()),
+                            temperature=float(self.log_temperature.detach().exp()))
 
     @torch.no_grad()
     def value_targets(self, samples: Samples, noise: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import learning_rig
@@ -18,7 +19,7 @@ from async_mbrl.learning.dynamics import StructuredDynamics, make_dynamics, make
 from async_mbrl.learning.ensemble import Ensemble
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
-from async_mbrl.learning.product import choose_imagination, choose_product
+from async_mbrl.learning.product import choose_numbers, choose_product
 from async_mbrl.learning.settings import MePpoConfig
 
 ACTIVATIONS = {'tanh': torch.tanh, 'silu': nn.functional.silu, 'relu': torch.relu}
@@ -219,11 +220,13 @@ def test_auto_takes_onednn_only_if_clearly_faster(
 
 def test_imagination_in_bfloat16_is_that_of_the_model_but_for_rounding() -> None:
     task = learning_rig.make_task()
-    config = ModelConfig(imagination='bfloat16', kind='plain', hidden=(64, 64), members=3)
-    model = make_dynamics(config, task, torch.Generator().manual_seed(1))
+    config = ModelConfig(numbers='bfloat16', kind='plain', hidden=(64, 64), members=3)
+    model = make_dynamics(replace(config, numbers='float32'), task,
+                          torch.Generator().manual_seed(1))
     imagined = make_imagined(config, task, torch.Generator().manual_seed(2))
     imagined.load_tensors(model.tensors())
-    assert {weight.dtype for weight in imagined.network.weights} == {torch.bfloat16}
+    assert [weight.dtype for weight in imagined.network.weights] == [
+        torch.bfloat16, torch.bfloat16, torch.float32]
     generator = torch.Generator().manual_seed(3)
     state = torch.randn(3, 50, task.state_size, generator=generator)
     action = torch.rand(3, 50, task.action_size, generator=generator) - 0.5
@@ -238,15 +241,16 @@ def test_imagination_in_bfloat16_is_that_of_the_model_but_for_rounding() -> None
 def test_numbers_are_those_asked_for_and_auto_takes_the_faster_ones(
         no_memory: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(numbers: str) -> torch.dtype:
-        return choose_imagination(numbers, 3, (5, 8, 2), 'relu')
+        return choose_numbers(numbers, 3, (5, 8, 2), 'relu')
 
     assert (chosen('float32'), chosen('bfloat16')) == (torch.float32, torch.bfloat16)
     seconds = {torch.float32: 1.0, torch.bfloat16: 0.95}
     now = 0.0
 
-    def take_time(activation: str, x: torch.Tensor, weights: object, biases: object) -> None:
+    def take_time(activation: str, x: torch.Tensor, weights: object, biases: object,
+                  numbers: torch.dtype) -> None:
         nonlocal now
-        now += seconds[x.dtype]
+        now += seconds[numbers]
 
     monkeypatch.setattr(product, 'batched_perceptrons', take_time)
     monkeypatch.setattr(product.time, 'thread_time', lambda: now)
@@ -258,7 +262,7 @@ def test_numbers_are_those_asked_for_and_auto_takes_the_faster_ones(
 
 def test_a_policy_learner_that_imagines_in_bfloat16_resumes_to_the_bit(tmp_path: Path) -> None:
     task = learning_rig.make_task()
-    config = ModelConfig(imagination='bfloat16', hidden=(16, 16), members=2)
+    config = ModelConfig(numbers='bfloat16', hidden=(16, 16), members=2)
     settings = MePpoConfig(rollouts=8, horizon=5, value_hidden=(8,))
     network = PolicyNetworkConfig((8,), 'tanh', 'clip')
 
@@ -284,3 +288,20 @@ def test_a_policy_learner_that_imagines_in_bfloat16_resumes_to_the_bit(tmp_path:
     for one, other in zip(first.snapshot().tensors.values(), again.snapshot().tensors.values(),
                           strict=True):
         assert (one == other).all()
+
+
+def test_a_model_is_learned_as_well_in_bfloat16() -> None:
+    task = learning_rig.make_task()
+    errors = {}
+    for numbers in ('float32', 'bfloat16'):
+        learner = ModelLearner(ModelConfig(**SMALL, numbers=numbers, learning_rate=3e-3), task,
+                               seed=0)
+        plant = learning_rig.Plant(task)
+        learner.take(plant.explore(30))
+        while learner.updates < 400:
+            learner.step()
+        learner.take(plant.explore(1))
+        errors[numbers] = learner.metrics()['validation_loss']
+        assert {each.dtype for each in learner.dynamics.parameters()} == {torch.float32}
+    assert errors['bfloat16'] < 1.2 * errors['float32'] + 1e-3
+    assert errors['bfloat16'] != errors['float32']

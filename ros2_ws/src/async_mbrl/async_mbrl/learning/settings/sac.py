@@ -18,6 +18,13 @@ class SoftActorCriticConfig(ImprovementConfig):
 
     batch: int = param('transitions of an update', 256, minimum=1, maximum=65_536)
     discount: float = param('discount of the return', 0.97, minimum=0.0, maximum=1.0)
+    policy_interval: int = param('updates of the critics for each one of policy and temperature',
+                                 1, minimum=1, maximum=1000)
+    numbers: str = param('that hidden layers are multiplied in: float32; bfloat16, rounded to 8 '
+                         'bits, which some processors do twice as fast; auto, bfloat16 where a '
+                         'short trial at the start says so. Weights, their gradients and the last '
+                         'layer stay in float32', 'float32',
+                         choices=('float32', 'bfloat16', 'auto'))
     policy_learning_rate: float = param('of Adam', 3e-4, minimum=0.0)
     critic_learning_rate: float = param('of Adam', 3e-4, minimum=0.0)
     critic_hidden: tuple[int, ...] = param('units of each hidden layer of a critic', (128, 128),
