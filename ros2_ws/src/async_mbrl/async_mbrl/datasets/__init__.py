@@ -1,0 +1,1 @@
+"""Transitions that were collected before: kept in folders, imported, checked, learned from."""
