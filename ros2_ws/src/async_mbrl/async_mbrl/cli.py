@@ -159,6 +159,8 @@ def _add_paper(comparisons: argparse._SubParsersAction[argparse.ArgumentParser])
                        help='rows whose names contain or match one of these, e.g. hopper-mb_mpo')
     paper.add_argument('--minutes-left', type=float, default=None, metavar='N',
                        help='begin no row that will not be complete within so many minutes')
+    paper.add_argument('--jobs', type=_at_least_one, default=1, metavar='N',
+                       help='rows on the emulated clock that run side by side (default: 1)')
     paper.add_argument('--output', type=Path, default=None, metavar='FILE',
                        help='results; plots and table go beside them (default: '
                        'benchmarks/results/paper.json, or paper_quick.json)')
@@ -236,7 +238,7 @@ def _bench_paper(options: argparse.Namespace) -> int:
     name = 'paper_quick.json' if options.quick else 'paper.json'
     return paper(PaperOptions(
         quick=options.quick, only=options.only, minutes_left=options.minutes_left,
-        tell=options.tell, results=options.output or Path('benchmarks/results') / name,
+        jobs=options.jobs, tell=options.tell, results=options.output or Path('benchmarks/results') / name,
         runs=options.runs / 'quick' if options.quick else options.runs))
 
 

@@ -20,6 +20,7 @@ class PaperOptions:
         quick: a few short rows instead of all.
         only: parts of names, or patterns, of the rows wanted; all without one.
         minutes_left: time there is; None for as much as it takes.
+        jobs: rows on the emulated clock that run side by side.
         tell: only tell the rows.
         results: JSON file; plots and table go beside it.
         runs: folder in which the runs lie.
@@ -28,6 +29,7 @@ class PaperOptions:
     quick: bool
     only: Sequence[str]
     minutes_left: float | None
+    jobs: int
     tell: bool
     results: Path
     runs: Path
@@ -56,7 +58,7 @@ def paper(options: PaperOptions) -> int:
           f'{duration(sum(queue.expected_s(row) for row in missing))}', flush=True)
     if options.tell:
         return 0
-    failed = queue.run(wanted, options.minutes_left)
+    failed = queue.run(wanted, options.minutes_left, options.jobs)
     if queue.results.get('runs'):
         from async_mbrl.bench.outcome import write_outcome
 

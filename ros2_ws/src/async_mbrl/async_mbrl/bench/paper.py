@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,31 +79,42 @@ class Queue:
             return row.wall_s + REAL_OVERHEAD_S
         return row.samples * self._seconds_per_sample(row)
 
-    def run(self, rows: Sequence[Row], minutes_left: float | None = None) -> int:
+    def run(self, rows: Sequence[Row], minutes_left: float | None = None, jobs: int = 1) -> int:
         """Run what is missing; give how many rows failed.
 
         Args:
             rows: those wanted.
             minutes_left: time there is; a row that will not be done by then is not begun.
+            jobs: rows on the emulated clock that run side by side; on the real clock each row has
+                the machine for itself.
         """
         begun_s, failed = time.monotonic(), 0
-        for index, row in enumerate(rows):
-            if self.done(row):
-                continue
-            expected_s = self.expected_s(row)
-            left = sum(self.expected_s(other) for other in rows[index:] if not self.done(other))
-            if minutes_left is not None and (
-                    time.monotonic() - begun_s + expected_s > 60.0 * minutes_left):
-                self._say(f'{row.name}: about {duration(expected_s)} do not fit into the time '
-                          'left; stopping here, the same command goes on')
-                break
-            self._say(f'{row.name}: about {duration(expected_s)}; all that is left: about '
-                      f'{duration(left)}')
-            try:
-                self._keep(row, self._run(row))
-            except RowFailed as error:
-                failed += 1
-                self._say(f'error: {row.name}: {error}')
+        waiting = [row for row in rows if not self.done(row)]
+        running: dict[Future[dict[str, Any]], Row] = {}
+        with ThreadPoolExecutor(jobs) as pool:
+            while waiting or running:
+                row = _startable(waiting, list(running.values()), jobs)
+                if row is None:
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        ended = running.pop(future)
+                        try:
+                            self._keep(ended, future.result())
+                        except RowFailed as error:
+                            failed += 1
+                            self._say(f'error: {ended.name}: {error}')
+                    continue
+                expected_s = self.expected_s(row)
+                if minutes_left is not None and (
+                        time.monotonic() - begun_s + expected_s > 60.0 * minutes_left):
+                    self._say(f'{row.name}: about {duration(expected_s)} do not fit into the time '
+                              'left; stopping here, the same command goes on')
+                    waiting.clear()
+                    continue
+                left_s = sum(self.expected_s(other) for other in waiting)
+                self._say(f'{row.name}: about {duration(expected_s)}; all that is left: about '
+                          f'{duration(left_s)} of computing')
+                waiting.remove(row)
+                running[pool.submit(self._run, row)] = row
         return failed
 
     def _run(self, row: Row) -> dict[str, Any]:
@@ -130,7 +142,7 @@ class Queue:
         entry = {
             'id': row.name, 'environment': row.environment, 'algorithm': row.algorithm,
             'schedule': row.schedule, 'seed': row.seed, 'comparison': row.comparison,
-            'variant': row.variant, 'data_time_ratio': None, **figures}
+            'variant': row.variant, 'data_time_ratio': None, 'git': revision(), **figures}
         runs = [run for run in self.results.get('runs', []) if run['id'] != row.name] + [entry]
         self.results = {'command': self._command, 'git': revision(), 'machine': machine(),
                         'seeds': sorted({run['seed'] for run in runs}), 'runs': runs}
@@ -163,6 +175,19 @@ class Queue:
             if rates:
                 return float(sum(rates) / len(rates))
         return SECONDS_PER_SAMPLE[row.algorithm]
+
+
+def _startable(waiting: Sequence[Row], running: Sequence[Row], jobs: int) -> Row | None:
+    """Give the first row that can be begun beside those that run; None if none can."""
+    if running and (len(running) >= jobs or running[0].wall_s):
+        return None
+    ahead = {row.name for row in (*waiting, *running)}
+    for row in waiting:
+        if row.wall_s and running:
+            return None     # it needs the machine for itself, and its turn has come
+        if row.as_much_as not in ahead:
+            return row
+    return None
 
 
 def real_command(row: Row, runs: Path) -> list[str]:

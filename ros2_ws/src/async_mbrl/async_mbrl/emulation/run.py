@@ -64,8 +64,8 @@ class Progress:
     Attributes:
         samples: transitions so far.
         robot_time_s: data time: motion time and the configured duration of each reset.
-        elapsed_s: real time that it took until here; of all the figures the only one that is
-            another one each time.
+        elapsed_s: computing time of this process until here, which what runs beside it hardly
+            changes; of all the figures the only one that is another one each time.
         curve: after each whole episode: samples, robot_time_s, return (mean of the last 5),
             success_rate (the same), wall_time_s (``elapsed_s`` then).
         updates: of the model and of the policy.
@@ -138,7 +138,7 @@ class EmulatedRun:
             EmulationError: too many episodes in a row were aborted.
             LearningDiverged: parameters are no longer finite.
         """
-        self._since_s = time.monotonic()
+        self._since_s = time.process_time()
         self._act_by(self._pace.first())
         number = aborts = 0
         while not self._collector.used_up:
@@ -202,7 +202,7 @@ class EmulatedRun:
         progress, model = self.progress, self._model
         progress.samples = self._collector.transitions
         progress.robot_time_s = self._collector.robot_time_s
-        progress.elapsed_s = time.monotonic() - self._since_s
+        progress.elapsed_s = time.process_time() - self._since_s
         progress.updates = {'model': 0 if model is None else model.updates,
                             'policy': self._policy.updates}
         progress.planned_steps = self._core.planned_steps

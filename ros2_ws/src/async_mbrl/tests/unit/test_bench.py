@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,28 @@ def test_rows_that_fail_do_not_end_the_queue(tmp_path: Path, ran: Ran) -> None:
     assert queue(tmp_path, lines).run(TWO) == 2
     assert len(ran.commands) == 1 and not (tmp_path / 'paper.json').exists()
     assert 'ended with status 1' in lines[1] and 'which was not run' in lines[-1]
+
+
+def test_emulated_rows_run_side_by_side_but_not_before_those_they_follow(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each emulated row waits for a second one; one that is alone would break the barrier."""
+    together, done = threading.Barrier(2, timeout=20.0), []
+
+    def run(_self: Queue, row: Row) -> dict[str, Any]:
+        if row.wall_s == 0.0:
+            together.wait()
+        done.append(row.name)
+        return figures()
+
+    monkeypatch.setattr(Queue, '_run', run)
+    pairs = [rows.emulated('half_cheetah', algorithm, 100, 1)
+             for algorithm in ('me_trpo', 'me_ppo')]
+    alone = rows.real('hopper', 'me_ppo', 6.0, 1)
+    wanted = [*pairs[0], *pairs[1], *alone]
+    assert queue(tmp_path, wanted=wanted).run(wanted, jobs=2) == 0
+    assert {*done[:2]} == {pair[0].name for pair in pairs}
+    assert {*done[2:4]} == {pair[1].name for pair in pairs}
+    assert done[4:] == [row.name for row in alone]
 
 
 def test_results_of_something_else_are_left_alone(tmp_path: Path) -> None:
