@@ -159,7 +159,8 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray], None]] = {
     'tanh': _tanh, 'silu': _silu, 'relu': _relu}
 """They work in place."""
 
-SQUASHES: dict[str, Callable[[np.ndarray], None]] = {'tanh': _tanh, 'clip': _clip}
+SQUASHES: dict[str, Callable[[np.ndarray], None]] = {
+    'tanh': _tanh, 'clip': _clip, 'tanh_mean': _clip}
 """What brings an action into [-1, 1], in place."""
 
 
@@ -171,6 +172,7 @@ class NumpyPolicy:
         self._task = task
         self._activation = _ACTIVATIONS[network.activation]
         self._squash = SQUASHES[network.squash]
+        self._bounded_mean = network.squash == 'tanh_mean'
         self._units = [np.zeros(units, np.float32) for units in network.hidden]
         self._mean = (slice(task.action_size) if network.distribution == 'state_dependent'
                       else slice(None))
@@ -222,4 +224,6 @@ class NumpyPolicy:
             x = units
         x = weights[-1].dot(x)
         np.add(x, biases[-1], out=x)
+        if self._bounded_mean:
+            _tanh(x[self._mean])
         return x

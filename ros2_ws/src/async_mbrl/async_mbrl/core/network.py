@@ -22,12 +22,15 @@ class PolicyNetworkConfig:
     While learning, noise is added. With a ``given`` distribution it comes from outside: its
     standard deviation travels with the policy, and it is added to the mean, which lies in [-1, 1]
     already. With the other two the policy learns its standard deviation, and what is drawn around
-    the output of the network is brought into [-1, 1].
+    the output of the network is brought into [-1, 1]; with the squash ``tanh_mean``, what is drawn
+    around the hyperbolic tangent of the output is clipped.
     """
 
     hidden: tuple[int, ...] = param('units of each hidden layer', minimum=1, maximum=4096)
     activation: str = param('between layers', choices=('tanh', 'silu', 'relu'))
-    squash: str = param('how the output is brought into [-1, 1]', choices=('clip', 'tanh'))
+    squash: str = param('how the output is brought into [-1, 1], with what is drawn around it: '
+                        'clip; tanh; tanh_mean: the mean by tanh, what is drawn by clipping',
+                        choices=('clip', 'tanh', 'tanh_mean'))
     distribution: str = param(
         'given: the noise has a standard deviation that is set; state_independent: one that is '
         'learned, the same in all states; state_dependent: one that the network gives', 'given',

@@ -68,8 +68,7 @@ class Policy(nn.Module):
 
     def unsquashed(self, features: torch.Tensor) -> torch.Tensor:
         """Mean (..., action_size) before it is brought into [-1, 1]."""
-        output = self.network(features)
-        return output if self._distribution != 'state_dependent' else output[..., :self._actions]
+        return self._mean_of(self.network(features))
 
     def mean(self, features: torch.Tensor) -> torch.Tensor:
         """Mean action (..., action_size) in [-1, 1]."""
@@ -92,9 +91,8 @@ class Policy(nn.Module):
             raise ValueError('this policy has no standard deviation of its own')
         output = self.network(features)
         if self._distribution == 'state_independent':
-            return output, self.log_std.clamp(*LOG_STD_RANGE)
-        return (output[..., :self._actions],
-                log_std_between(torch, output[..., self._actions:]))
+            return self._mean_of(output), self.log_std.clamp(*LOG_STD_RANGE)
+        return self._mean_of(output), log_std_between(torch, output[..., self._actions:])
 
     def sample(self, features: torch.Tensor,
                noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,6 +113,10 @@ class Policy(nn.Module):
         if self._squash_name == 'tanh':
             log_density = log_density - log_slope_of_tanh(drawn).sum(-1)
         return self._squash(drawn), log_density
+
+    def _mean_of(self, output: torch.Tensor) -> torch.Tensor:
+        mean = output if self._distribution != 'state_dependent' else output[..., :self._actions]
+        return torch.tanh(mean) if self._squash_name == 'tanh_mean' else mean
 
     def normalise(self, state_mean: torch.Tensor, state_std: torch.Tensor) -> None:
         """Take over the statistics of the states seen."""

@@ -95,7 +95,7 @@ def test_exploration_decays_with_motion_time() -> None:
 
 
 @pytest.mark.parametrize('activation', ['tanh', 'silu', 'relu'])
-@pytest.mark.parametrize('squash', ['clip', 'tanh'])
+@pytest.mark.parametrize('squash', ['clip', 'tanh', 'tanh_mean'])
 def test_numpy_and_torch_policies_agree(activation: str, squash: str) -> None:
     network = PolicyNetworkConfig((16, 12), activation, squash)
     rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from async_mbrl.learning.policy import Policy, log_slope_of_tanh, output_of_log_
 TASK = learning_rig.make_task()
 KINDS = [pytest.param(distribution, squash, id=f'{distribution}-{squash}')
          for distribution in ('state_independent', 'state_dependent')
-         for squash in ('clip', 'tanh')]
+         for squash in ('clip', 'tanh', 'tanh_mean')]
 
 
 def network_of(distribution: str, squash: str) -> PolicyNetworkConfig:
