@@ -8,15 +8,20 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from async_mbrl.learning.product import batched_perceptrons, onednn_perceptrons
+from async_mbrl.learning.product import (
+    batched_perceptrons,
+    member_perceptrons,
+    onednn_perceptrons,
+)
 
 
 class Ensemble(nn.Module):
     """Independent multi-layer perceptrons, evaluated side by side.
 
-    The members share each layer's product by ``baddbmm``, which is best where networks are small,
-    or each has its own by oneDNN, which is best where they are large and the processor has more
-    than MKL uses (``python benchmarks/model_speed.py`` compares the two).
+    The members share each layer's product by ``baddbmm``, which is best where networks and batches
+    are small, or each has its own: by torch's product, which is best where batches are large, or
+    by oneDNN, which is best where networks are large and the processor has more than MKL uses
+    (``python benchmarks/model_speed.py`` compares the first and the last).
     """
 
     def __init__(self, members: int, sizes: Sequence[int], activation: str,
@@ -30,8 +35,9 @@ class Ensemble(nn.Module):
             activation: a key of :data:`async_mbrl.learning.network.ACTIVATIONS`.
             generator: draws the initial weights.
             output_scale: the weights of the last layer are scaled by it.
-            product: ``batched`` or ``onednn`` (see :func:`~.product.choose_product`); oneDNN's is
-                for 32-bit floats on the CPU, all else is always batched.
+            product: ``batched`` or ``onednn`` (see :func:`~.product.choose_product`), or
+                ``members`` (see :func:`~.product.member_perceptrons`); oneDNN's is for 32-bit
+                floats on the CPU, all else is batched then.
             numbers: that hidden layers are multiplied in (see :func:`~.product.choose_numbers`).
         """
         super().__init__()
@@ -58,6 +64,8 @@ class Ensemble(nn.Module):
         weights, biases = self._parts
         if members is not None:
             weights, biases = ([each[members] for each in part] for part in self._parts)
+        if self.product == 'members':
+            return member_perceptrons(self._activation, x, weights, biases, self.numbers)
         if (self.product == 'onednn' and self.numbers == x.dtype == torch.float32
                 and x.device.type == 'cpu'):
             return onednn_perceptrons(self._activation, x, weights, biases)

@@ -33,6 +33,8 @@ class _Activation(NamedTuple):
     onednn: str
     backward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     """From the gradient of the output, the input and the output to the gradient of the input."""
+    needs_input: bool = False
+    """Whether for that the output alone is not enough."""
 
 
 _ACTIVATIONS = {
@@ -40,7 +42,7 @@ _ACTIVATIONS = {
                         lambda d, before, after: torch.ops.aten.tanh_backward(d, after)),
     'silu': _Activation(torch.nn.functional.silu,
                         functools.partial(torch.nn.functional.silu, inplace=True), 'swish',
-                        lambda d, before, after: torch.ops.aten.silu_backward(d, before)),
+                        lambda d, before, after: torch.ops.aten.silu_backward(d, before), True),
     'relu': _Activation(torch.relu, torch.relu_, 'relu',
                         lambda d, before, after: torch.ops.aten.threshold_backward(d, after, 0))}
 
@@ -69,26 +71,35 @@ def onednn_works() -> bool:
     return all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in found)
 
 
-class _OneDnnPerceptrons(torch.autograd.Function):
+def _multiply(x: torch.Tensor, weight: torch.Tensor,
+              bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Give x weight + bias by torch's own product: (rows, inputs) and (inputs, outputs)."""
+    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
+
+
+class _MemberPerceptrons(torch.autograd.Function):
     """The perceptrons of all members, each by itself, with their first derivative."""
 
     @staticmethod
-    def forward(ctx: Any, activation: str, x: torch.Tensor,
-                *parameters: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, multiply: Callable[..., torch.Tensor], activation: str,
+                hidden: torch.dtype, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
         """Map (members, rows, inputs); parameters are the weights, then the biases."""
         act = _ACTIVATIONS[activation]
         layers = len(parameters) // 2
-        weights, biases = parameters[:layers], parameters[layers:]
+        weights, biases = (
+            [*(each.to(hidden) for each in part[:-1]), part[-1]]
+            for part in (parameters[:layers], parameters[layers:]))
         ctx.kept, outputs = [], []
-        for member, after in enumerate(x):
+        for member, rows in enumerate(x):
+            after = rows.to(hidden)
             kept = [(after, after)]
             for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-                before = _linear(after, weight[member], bias[member, 0])
-                after = act.forward(before)
+                before = multiply(after, weight[member], bias[member, 0])
+                after = act.forward(before) if act.needs_input else act.in_place(before)
                 kept.append((before, after))
-            outputs.append(_linear(after, weights[-1][member], biases[-1][member, 0]))
+            outputs.append(multiply(after.to(x.dtype), weights[-1][member], biases[-1][member, 0]))
             ctx.kept.append(kept)
-        ctx.activation = act
+        ctx.multiply, ctx.activation = multiply, act
         ctx.save_for_backward(*weights)
         return torch.stack(outputs)
 
@@ -96,15 +107,15 @@ class _OneDnnPerceptrons(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Give the gradients of what :meth:`forward` took."""
-        weights = ctx.saved_tensors
+        weights, multiply = ctx.saved_tensors, ctx.multiply
         layers = len(weights)
         of_input, of_weights, of_biases = (
-            ctx.needs_input_grad[1], ctx.needs_input_grad[2:2 + layers],
-            ctx.needs_input_grad[2 + layers:])
+            ctx.needs_input_grad[3], ctx.needs_input_grad[4:4 + layers],
+            ctx.needs_input_grad[4 + layers:])
         # Each member's part is put in its place while it is still in the cache.
-        found = [*(torch.empty_like(weight) if needed else None
+        found = [*(torch.empty_like(weight, dtype=gradient.dtype) if needed else None
                    for weight, needed in zip(weights, of_weights, strict=True)),
-                 *(weight.new_empty(len(weight), 1, weight.shape[2]) if needed else None
+                 *(gradient.new_empty(len(weight), 1, weight.shape[2]) if needed else None
                    for weight, needed in zip(weights, of_biases, strict=True))]
         inputs: list[torch.Tensor] = []
         for member, (kept, d) in enumerate(zip(ctx.kept, gradient.contiguous(), strict=True)):
@@ -112,16 +123,30 @@ class _OneDnnPerceptrons(torch.autograd.Function):
                 before, after = kept[layer]
                 of_weight, of_bias = found[layer], found[layers + layer]
                 if of_weight is not None:
-                    of_weight[member] = _linear(after.t(), d)
+                    of_weight[member] = multiply(after.to(d.dtype).t(), d)
                 if of_bias is not None:
-                    torch.sum(d, 0, keepdim=True, out=of_bias[member])
+                    torch.sum(d, 0, keepdim=True, dtype=gradient.dtype, out=of_bias[member])
                 if layer == 0 and not of_input:
                     break
-                d = _linear(d, weights[layer][member].t())
+                d = multiply(d, weights[layer][member].t()).to(after.dtype)
                 if layer > 0:
                     d = ctx.activation.backward(d, before, after)
-            inputs.append(d)
-        return None, torch.stack(inputs) if of_input else None, *found
+            inputs.append(d.to(gradient.dtype))
+        return None, None, None, torch.stack(inputs) if of_input else None, *found
+
+
+def member_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torch.Tensor],
+                       biases: Sequence[torch.Tensor],
+                       numbers: torch.dtype = torch.float32) -> torch.Tensor:
+    """Give what :func:`batched_perceptrons` gives, member by member; differentiable once.
+
+    A member at a time is best where large batches are learned from: what has been written is read
+    again, forward and backward, while it is still in the cache.
+    """
+    if torch.is_grad_enabled() and any(each.requires_grad for each in (x, *weights, *biases)):
+        hidden = x.dtype if numbers == torch.float32 else numbers
+        return _MemberPerceptrons.apply(_multiply, activation, hidden, x, *weights, *biases)
+    return batched_perceptrons(activation, x, weights, biases, numbers)
 
 
 def onednn_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torch.Tensor],
@@ -139,7 +164,7 @@ def onednn_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torch
     """
     x = x.contiguous()
     if torch.is_grad_enabled() and any(each.requires_grad for each in (x, *weights, *biases)):
-        return _OneDnnPerceptrons.apply(activation, x, *weights, *biases)
+        return _MemberPerceptrons.apply(_linear, activation, x.dtype, x, *weights, *biases)
     name = _ACTIVATIONS[activation].onednn
     outputs = []
     for member, h in enumerate(x):

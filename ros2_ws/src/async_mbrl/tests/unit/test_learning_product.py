@@ -1,4 +1,4 @@
-"""Both matrix products of an ensemble against 64-bit arithmetic, and how one is chosen."""
+"""The matrix products of an ensemble against 64-bit arithmetic, and how one is chosen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from async_mbrl.learning.settings import MePpoConfig
 
 ACTIVATIONS = {'tanh': torch.tanh, 'silu': nn.functional.silu, 'relu': torch.relu}
 PRODUCTS = [
-    'batched',
+    'batched', 'members',
     pytest.param('onednn', marks=pytest.mark.skipif(
         not product.onednn_works(), reason='this torch has no product of oneDNN'))]
 onednn = pytest.mark.skipif(not product.onednn_works(),
@@ -97,9 +97,26 @@ def test_many_rows_without_gradients_give_the_same(kind: str, activation: str) -
     torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
 
 
-@onednn
-def test_only_gradients_that_are_wanted_are_computed() -> None:
-    ensemble, x = ensemble_and_inputs('onednn', 'silu', 6)
+@pytest.mark.parametrize('activation', sorted(ACTIVATIONS))
+def test_members_in_bfloat16_give_what_the_batched_product_gives(activation: str) -> None:
+    leaves, found = [], []
+    for kind in ('batched', 'members'):
+        ensemble, x = ensemble_and_inputs(kind, activation, 64)
+        ensemble.numbers = torch.bfloat16
+        x.requires_grad_()
+        outputs = ensemble(x)
+        leaves = [x, *ensemble.parameters()]
+        found.append([outputs, *torch.autograd.grad(outputs.square().sum(), leaves)])
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        # Sums are rounded in another order: to 8 bits of their greatest parts.
+        greatest = float(other.detach().abs().max())
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * greatest)
+
+
+@pytest.mark.parametrize('kind', PRODUCTS[1:])
+def test_only_gradients_that_are_wanted_are_computed(kind: str) -> None:
+    ensemble, x = ensemble_and_inputs(kind, 'silu', 6)
     ensemble.requires_grad_(False)
     x.requires_grad_()
     of_input, = torch.autograd.grad(ensemble(x).sum(), x)
@@ -134,9 +151,9 @@ def test_strided_inputs_and_an_unrolled_model_are_right() -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
 
 
-@onednn
-def test_a_weight_changed_between_the_passes_is_noticed() -> None:
-    ensemble, x = ensemble_and_inputs('onednn', 'silu', 4)
+@pytest.mark.parametrize('kind', PRODUCTS[1:])
+def test_a_weight_changed_between_the_passes_is_noticed(kind: str) -> None:
+    ensemble, x = ensemble_and_inputs(kind, 'silu', 4)
     result = ensemble(x).sum()
     with torch.no_grad():
         ensemble.weights[1].add_(1.0)
