@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import Transition
+from async_mbrl.datasets.columns import Columns
 
 _FIRST_ROWS = 1024
 _MOST = 2**63 - 1
@@ -35,6 +36,12 @@ class Samples:
     next_observation: torch.Tensor
     reward: torch.Tensor
     terminated: torch.Tensor
+
+
+def together(*parts: Samples) -> Samples:
+    """Put transitions (rows, ...) of several origins one after the other."""
+    return Samples(*(torch.cat([getattr(part, name.name) for part in parts])
+                     for name in fields(Samples)))
 
 
 class TransitionBuffer:
@@ -88,6 +95,39 @@ class TransitionBuffer:
             if transition.step == 0:
                 self._starts.append(transition.number)
             self.next_number += 1
+        self._drop_old_starts()
+
+    def append_columns(self, columns: Columns) -> None:
+        """Add many transitions at once, in the order of their rows; they get the next numbers.
+
+        It is the same, bit for bit, as to append them one by one.
+
+        Raises:
+            ValueError: observations or actions are not of the sizes of this buffer.
+        """
+        observation, action = self._state_size + self._goal_size, self._action_size
+        for name, size in (('observation', observation), ('next_observation', observation),
+                           ('action_requested', action), ('action_applied', action)):
+            found = getattr(columns, name).shape
+            if found != (len(columns), size):
+                raise ValueError(f'{name} of {len(columns)} transitions has shape {found}, not '
+                                 f'{(len(columns), size)}: they are of another task or robot')
+        first = self.next_number
+        self.next_number += len(columns)
+        self._starts += (first + np.flatnonzero(columns.step == 0)).tolist()
+        self._drop_old_starts()
+        kept = columns[max(0, len(columns) - self._capacity):]
+        rows = torch.arange(self.next_number - len(kept), self.next_number) % self._capacity
+        while len(self._rows) < len(self):
+            self._grow()
+        size = self._state_size
+        self._rows[rows] = torch.from_numpy(np.concatenate([
+            kept.observation[:, :size], kept.action_applied, kept.next_observation[:, :size]], 1))
+        self._facts[rows] = torch.from_numpy(np.concatenate([
+            kept.observation[:, size:], kept.action_requested, _facts_of_columns(kept)], 1))
+        self._versions[rows] = torch.from_numpy(kept.policy_version)
+
+    def _drop_old_starts(self) -> None:
         oldest = self.next_number - len(self)
         self._starts = [number for number in self._starts if number >= oldest]
         self._initial = torch.tensor([number % self._capacity for number in self._starts],
@@ -115,7 +155,7 @@ class TransitionBuffer:
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Give states, actions and next states of rows (...), each (..., size)."""
-        found = self._rows[rows]
+        found = _taken(self._rows, rows)
         action = self._state_size + self._action_size
         return (found[..., :self._state_size], found[..., self._state_size:action],
                 found[..., action:])
@@ -123,7 +163,7 @@ class TransitionBuffer:
     def samples(self, rows: torch.Tensor) -> Samples:
         """Give the transitions of rows (...)."""
         state, action, next_state = self.batch(rows)
-        facts = self._facts[rows]
+        facts = _taken(self._facts, rows)
         goal, first = facts[..., :self._goal_size], self._goal_size + self._action_size
         return Samples(torch.cat([state, goal], -1), action, torch.cat([next_state, goal], -1),
                        facts[..., first + _REWARD], facts[..., first + _TERMINATED])
@@ -209,6 +249,16 @@ _REWARD, _LOG_PROBABILITY, _TERMINATED, _TRUNCATED, _FIRST = range(len(_FACTS))
 def _facts(transition: Transition) -> np.ndarray[Any, Any]:
     return np.array([transition.reward, transition.log_probability, transition.terminated,
                      transition.truncated, transition.step == 0], np.float32)
+
+
+def _facts_of_columns(columns: Columns) -> np.ndarray[Any, Any]:
+    return np.stack([columns.reward, columns.log_probability, columns.terminated,
+                     columns.truncated, columns.step == 0], 1).astype(np.float32)
+
+
+def _taken(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    # table[rows], in a fifth of the time.
+    return table.index_select(0, rows.reshape(-1)).view(*rows.shape, table.shape[1])
 
 
 def _enlarged(table: torch.Tensor, size: int) -> torch.Tensor:

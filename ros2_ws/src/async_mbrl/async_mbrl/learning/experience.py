@@ -5,18 +5,44 @@ from __future__ import annotations
 import torch
 
 from async_mbrl.core.snapshot import Version
-from async_mbrl.learning.buffer import TransitionBuffer
+from async_mbrl.learning.buffer import Samples, TransitionBuffer, together
 
 
 class Experience:
-    """Transitions of the robot, and which of them are of the newest policy."""
+    """Transitions of the robot, offline data beside them, and what is of the newest policy."""
 
     def __init__(self, buffer: TransitionBuffer, generator: torch.Generator) -> None:
         """Learn from a buffer; ``generator`` draws whatever is drawn."""
         self.buffer = buffer
         self.generator = generator
+        self.offline: TransitionBuffer | None = None
+        """Transitions from before the run, if there are any; they count for nothing in it."""
         self.acting_since: Version | None = None
         """First version that the policy was handed out under as it is now; None until it is."""
+
+    def __len__(self) -> int:
+        return len(self.buffer) + len(self.offline or ())
+
+    def draw(self, count: int, offline_share: float) -> Samples:
+        """Draw transitions (count, ...) with replacement, those of the offline data first.
+
+        Args:
+            count: how many; there must be at least one to draw from.
+            offline_share: share of them that is drawn from the offline data, from 0 to 1, where
+                there are both kinds; negative to draw evenly from all transitions of both.
+        """
+        if not self.offline:
+            return self.buffer.samples(self._rows(self.buffer, count))
+        if not len(self.buffer):
+            return self.offline.samples(self._rows(self.offline, count))
+        if offline_share < 0:
+            rows = torch.randint(len(self), (count,), generator=self.generator)
+            old = rows < len(self.offline)
+            return together(self.offline.samples(rows[old]),
+                            self.buffer.samples(rows[~old] - len(self.offline)))
+        old_count = round(offline_share * count)
+        return together(self.offline.samples(self._rows(self.offline, old_count)),
+                        self.buffer.samples(self._rows(self.buffer, count - old_count)))
 
     def on_policy_rows(self) -> torch.Tensor:
         """Give the rows of the newest policy; see :meth:`TransitionBuffer.rows_of`."""
@@ -28,3 +54,6 @@ class Experience:
         """Say whether so many transitions of whole episodes by the newest policy are there."""
         rows = self.on_policy_rows()
         return len(rows) >= max(1, count) and bool(self.buffer.ended(rows[-1:]))
+
+    def _rows(self, buffer: TransitionBuffer, count: int) -> torch.Tensor:
+        return torch.randint(len(buffer), (count,), generator=self.generator)
