@@ -78,6 +78,21 @@ def columns_of(transitions: Sequence[Transition], source: Source) -> Columns:
         source=np.full(len(transitions), source, np.uint8))
 
 
+def empty_columns(rows: int, observation_size: int, action_size: int) -> Columns:
+    """Make room for some rows; what is in them is not defined."""
+    return Columns(
+        **{name: np.empty((rows, observation_size), np.float32)
+           for name in ('observation', 'next_observation')},
+        **{name: np.empty((rows, action_size), np.float32)
+           for name in ('action_requested', 'action_applied')},
+        reward=np.empty(rows, np.float64),
+        **{name: np.empty(rows, np.bool_) for name in ('terminated', 'truncated', 'intervened')},
+        **{name: np.empty(rows, np.int64) for name in ('episode', 'step')},
+        policy_version=np.empty((rows, 2), np.int64),
+        log_probability=np.empty(rows, np.float32),
+        source=np.empty(rows, np.uint8))
+
+
 def joined(parts: Sequence[Columns]) -> Columns:
     """Put the rows of at least one part one after the other."""
     return Columns(**{name.name: np.concatenate([getattr(part, name.name) for part in parts])

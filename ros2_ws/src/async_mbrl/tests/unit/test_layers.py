@@ -11,21 +11,27 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'async_mbrl'
-WITHOUT_ROS = ('core', 'tasks', 'learning', 'control', 'simulation', 'collection')
+WITHOUT_ROS = ('core', 'tasks', 'learning', 'control', 'simulation', 'collection', 'datasets')
 ROS = {'rclpy', 'rcl_interfaces', 'builtin_interfaces', 'std_msgs', 'std_srvs', 'sensor_msgs',
        'diagnostic_msgs', 'rosgraph_msgs', 'async_mbrl_interfaces', 'launch', 'launch_ros',
        'async_mbrl.ros', 'async_mbrl.nodes'}
 FORBIDDEN = {
     **dict.fromkeys(WITHOUT_ROS, ROS),
     'core': ROS | {'torch', 'mujoco', 'async_mbrl.tasks', 'async_mbrl.control',
-                   'async_mbrl.learning', 'async_mbrl.simulation', 'async_mbrl.collection'},
+                   'async_mbrl.learning', 'async_mbrl.simulation', 'async_mbrl.collection',
+                   'async_mbrl.datasets'},
     'tasks': ROS | {'torch', 'mujoco', 'async_mbrl.control', 'async_mbrl.learning',
-                    'async_mbrl.simulation', 'async_mbrl.collection'},
+                    'async_mbrl.simulation', 'async_mbrl.collection', 'async_mbrl.datasets'},
     'control': ROS | {'torch', 'mujoco', 'async_mbrl.learning', 'async_mbrl.simulation',
-                      'async_mbrl.collection'},
-    'collection': ROS | {'torch', 'mujoco', 'async_mbrl.learning'},
+                      'async_mbrl.collection', 'async_mbrl.datasets'},
+    'collection': ROS | {'torch', 'mujoco', 'async_mbrl.learning', 'async_mbrl.datasets'},
+    'datasets': ROS | {'torch', 'mujoco', 'async_mbrl.learning', 'async_mbrl.control',
+                       'async_mbrl.simulation'},
     'learning': ROS | {'mujoco', 'async_mbrl.control', 'async_mbrl.simulation',
-                       'async_mbrl.collection'},
+                       'async_mbrl.collection', *(
+                           f'async_mbrl.datasets.{path.stem}'
+                           for path in (PACKAGE / 'datasets').glob('*.py')
+                           if path.stem not in ('__init__', 'columns', 'identity', 'store'))},
     'simulation': ROS | {'torch', 'async_mbrl.learning'},
     'emulation': ROS,
     'ros': {'torch', 'mujoco', 'async_mbrl.nodes'},
@@ -65,7 +71,7 @@ def test_a_layer_imports_only_what_lies_below_it(layer: str) -> None:
 
 
 @pytest.mark.parametrize(('layers', 'absent'), [
-    (('core', 'tasks', 'control', 'collection'), ('rclpy', 'torch', 'mujoco')),
+    (('core', 'tasks', 'control', 'collection', 'datasets'), ('rclpy', 'torch', 'mujoco')),
     (('learning',), ('rclpy', 'mujoco')),
     (('simulation',), ('rclpy', 'torch')),
 ])
