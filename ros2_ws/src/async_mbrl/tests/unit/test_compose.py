@@ -107,7 +107,7 @@ def test_a_limit_beyond_the_model_is_refused(share: Path) -> None:
 @pytest.mark.parametrize(('request_', 'exists'), [
     (RunRequest(robot='panda'), 'arm7, fr3, half_cheetah'),
     (RunRequest(task='stack'), 'reach'),
-    (RunRequest(algorithm='dreamer'), 'mb_mpo, mbpo, me_ppo, me_trpo, pets, ppo, sac, svg'),
+    (RunRequest(algorithm='dreamer'), 'awac, mb_mpo, mbpo, me_ppo, me_trpo, pets, ppo, sac, svg'),
     (RunRequest(schedule='never'), 'async, sync, interleaved'),
 ])
 def test_what_does_not_exist_is_refused_with_what_does(share: Path, request_: RunRequest,

@@ -73,7 +73,7 @@ def test_the_launch_files_declare_the_arguments_of_the_command(
     options = {name: {'choices': item.choices, 'default_value': item.default_value[0].text}
                if REAL else item.named for name, item in zip(names, declared, strict=True)}
     assert options['algorithm']['choices'] == (
-        'mb_mpo', 'mbpo', 'me_ppo', 'me_trpo', 'pets', 'ppo', 'sac', 'svg')
+        'awac', 'mb_mpo', 'mbpo', 'me_ppo', 'me_trpo', 'pets', 'ppo', 'sac', 'svg')
     assert options['seed']['choices'] is None
     assert options['dry_run']['default_value'] == dry_run
     if first == 'where':

@@ -20,7 +20,8 @@ from async_mbrl.reporting.outcome import closing_rows
 TASK = learning_rig.make_task()
 
 
-@pytest.mark.parametrize(('algorithm', 'model'), [('sac', False), ('ppo', False), ('mbpo', True)])
+@pytest.mark.parametrize(('algorithm', 'model'), [('sac', False), ('ppo', False), ('awac', False),
+                                                    ('mbpo', True)])
 def test_a_model_learner_runs_only_where_there_is_a_model(package_root: Path, algorithm: str,
                                                           model: bool) -> None:
     composition = compose(RunRequest(algorithm=algorithm), package_root, Path('/nowhere'))

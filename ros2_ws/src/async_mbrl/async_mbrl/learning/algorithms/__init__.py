@@ -9,6 +9,7 @@ import torch
 
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam
+from async_mbrl.learning.algorithms.awac import Awac
 from async_mbrl.learning.algorithms.mb_mpo import MbMpo
 from async_mbrl.learning.algorithms.mbpo import Mbpo
 from async_mbrl.learning.algorithms.me_ppo import MePpo
@@ -19,6 +20,7 @@ from async_mbrl.learning.algorithms.sac import Sac
 from async_mbrl.learning.algorithms.svg import Svg
 from async_mbrl.learning.policy import Policy
 from async_mbrl.learning.settings import (
+    AwacConfig,
     ImprovementConfig,
     MbMpoConfig,
     MbpoConfig,
@@ -106,6 +108,7 @@ ALGORITHMS: dict[type[ImprovementConfig], Any] = {
     SvgConfig: Svg,
     MbpoConfig: Mbpo,
     PetsConfig: Pets,
+    AwacConfig: Awac,
     PpoConfig: Ppo,
     SacConfig: Sac,
 }

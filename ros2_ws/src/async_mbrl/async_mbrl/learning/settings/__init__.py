@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from async_mbrl.learning.settings.awac import AwacConfig
 from async_mbrl.learning.settings.base import ImprovementConfig
 from async_mbrl.learning.settings.mb_mpo import MbMpoConfig
 from async_mbrl.learning.settings.mbpo import MbpoConfig
@@ -19,11 +20,12 @@ IMPROVEMENTS: dict[str, type[ImprovementConfig]] = {
     'svg': SvgConfig,
     'mbpo': MbpoConfig,
     'pets': PetsConfig,
+    'awac': AwacConfig,
     'ppo': PpoConfig,
     'sac': SacConfig,
 }
 """Settings class of each algorithm, by its identifier."""
 
 __all__ = [
-    'IMPROVEMENTS', 'ImprovementConfig', 'MbMpoConfig', 'MbpoConfig', 'MePpoConfig', 'MeTrpoConfig',
-    'PetsConfig', 'PpoConfig', 'SacConfig', 'SvgConfig']
+    'IMPROVEMENTS', 'AwacConfig', 'ImprovementConfig', 'MbMpoConfig', 'MbpoConfig', 'MePpoConfig',
+    'MeTrpoConfig', 'PetsConfig', 'PpoConfig', 'SacConfig', 'SvgConfig']
