@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.algorithms import ActsByEpisode, make_algorithm
+from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.dynamics import Dynamics, make_imagined
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.imagination import Imagination
-from async_mbrl.learning.normalisation import Statistics, StatisticsRefresh
+from async_mbrl.learning.normalisation import Statistics, StatisticsRefresh, statistics
 from async_mbrl.learning.settings import ImprovementConfig
 from async_mbrl.learning.worker import Worker
 
@@ -35,7 +37,8 @@ class PolicyLearner(Worker):
     """Improves a policy by the algorithm that its settings belong to.
 
     Most algorithms imagine rollouts in the newest model; for the others there is none. The first
-    snapshot, before any data, is a policy of mean 0: pure exploration.
+    snapshot, before any data, is a policy of mean 0: pure exploration. Offline data may be given to
+    learn from as well, see :meth:`use_offline`.
     """
 
     def __init__(self, improvement: ImprovementConfig, model: ModelConfig,
@@ -76,6 +79,8 @@ class PolicyLearner(Worker):
         self._stages: Iterator[None] | None = None
         self._next_model: Snapshot | None = None
         self._next_statistics: Statistics | None = None
+        self.offline_updates = 0
+        """Those of the updates that were made of offline data alone, before the run."""
 
     @property
     def ready(self) -> bool:
@@ -97,6 +102,43 @@ class PolicyLearner(Worker):
         """Size of the tensors of such a model."""
         return 0 if self._dynamics is None else self._dynamics.learned_bytes
 
+    def use_offline(self, offline: TransitionBuffer) -> None:
+        """Learn from offline data as well; they come before :meth:`restore`.
+
+        They are no transitions of the run: nothing counts them. The statistics by which the policy
+        normalises states are theirs from now on. They stay so when data of the robot come: a policy
+        that was learned with them would be another one with others.
+
+        Raises:
+            ConfigError: the algorithm learns from what its own policy has done, or in a model; or
+                there are fewer than two transitions.
+        """
+        config = self._improvement
+        name = type(config).__name__.removesuffix('Config')
+        if config.NEEDS_MODEL:
+            raise ConfigError(f'offline data: {name} learns in a model, not from transitions')
+        if config.on_policy_transitions:
+            raise ConfigError(f'offline data: {name} learns only from what its newest policy did')
+        if len(offline) < 2:
+            raise ConfigError(f'offline data: {len(offline)} transitions; expected 2 at least')
+        self._experience.offline = offline
+        self._normalise(statistics(offline, margin=0.0))
+
+    def learn_offline(self) -> None:
+        """Take one update from the offline data alone, whatever has come from the robot.
+
+        Raises:
+            RuntimeError: there are no offline data.
+        """
+        offline = self._experience.offline
+        if offline is None:
+            raise RuntimeError('there are no offline data')
+        for _ in self.algorithm.update(Experience(offline, self._generator)) or ():
+            pass
+        self.updates += 1
+        self.offline_updates += 1
+        self.epochs += self.algorithm.samples_of_update / len(offline)
+
     def take(self, transitions: Sequence[Transition]) -> None:
         """Take transitions in the order of their numbers, the first being the next one."""
         if not transitions:
@@ -106,7 +148,8 @@ class PolicyLearner(Worker):
         if isinstance(self.algorithm, ActsByEpisode):
             self.algorithm.expect_episode(
                 newest.episode + (newest.terminated or newest.truncated))
-        self._next_statistics = self._statistics.due(self.buffer) or self._next_statistics
+        if not self._learned_offline:
+            self._next_statistics = self._statistics.due(self.buffer) or self._next_statistics
         self._take_over()
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
@@ -143,7 +186,7 @@ class PolicyLearner(Worker):
         self._experience.acting_since = None
         self._take_over()
         self.updates += 1
-        self.epochs += self.algorithm.samples_of_update / len(self.buffer)
+        self.epochs += self.algorithm.samples_of_update / len(self._experience)
         return True
 
     def snapshot(self) -> Snapshot:
@@ -168,9 +211,14 @@ class PolicyLearner(Worker):
             extra=self.algorithm.about if isinstance(self.algorithm, ActsByEpisode) else {})
 
     def metrics(self) -> dict[str, float]:
-        """Scalars of the algorithm, and the exploration asked for, if it is asked for."""
+        """Scalars of the algorithm, the exploration if it is asked for, and what came before.
+
+        ``offline_updates``: those made of offline data alone, before the run.
+        """
         asked = {} if self._stochastic else {'exploration_std': self._exploration_std()}
-        return {**self.algorithm.metrics(), **asked}
+        offline = ({'offline_updates': float(self.offline_updates)} if self._learned_offline
+                   else {})
+        return {**self.algorithm.metrics(), **asked, **offline}
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint.
@@ -185,7 +233,7 @@ class PolicyLearner(Worker):
         for name, optimizer in self.algorithm.optimizers().items():
             tensors.update(checkpoint.prefixed(f'optimizer.{name}', optimizer.tensors()))
         self._write(folder, self._identity(), tensors, {
-            'model_version': list(self._model_version),
+            'model_version': list(self._model_version), 'offline_updates': self.offline_updates,
             'goal_rng': self._goal_rng.bit_generator.state})
 
     def restore(self, folder: Path) -> int:
@@ -205,6 +253,7 @@ class PolicyLearner(Worker):
             optimizer.load(checkpoint.part(f'optimizer.{name}', tensors))
         self._goal_rng.bit_generator.state = about['goal_rng']
         self._model_version = Version(*about['model_version'])
+        self.offline_updates = about.get('offline_updates', 0)
         return self.buffer.next_number
 
     def _update_due(self) -> bool:
@@ -212,7 +261,7 @@ class PolicyLearner(Worker):
         if rows < config.minimum_transitions or (
                 config.NEEDS_MODEL and self._model_version == NO_VERSION):
             return False
-        if config.max_updates_per_transition and self.updates >= int(
+        if config.max_updates_per_transition and self.updates - self.offline_updates >= int(
                 config.max_updates_per_transition * self.buffer.next_number):
             return False
         return (not config.on_policy_transitions
@@ -234,12 +283,20 @@ class PolicyLearner(Worker):
         settled = self.updates > 0 and self._experience.acting_since is not None
         if self._next_statistics is not None and not settled:
             described, self._next_statistics = self._next_statistics, None
-            for policy in (self.algorithm.policy, self.algorithm.acting_policy):
-                policy.normalise(described.state_mean, described.state_std)
+            self._normalise(described)
         if self._next_model is not None and self._dynamics is not None:
             model, self._next_model = self._next_model, None
             self._dynamics.load_tensors(model.tensors)
             self._model_version = model.version
+
+    @property
+    def _learned_offline(self) -> bool:
+        """Whether anything was or is learned from offline data."""
+        return self.offline_updates > 0 or self._experience.offline is not None
+
+    def _normalise(self, described: Statistics) -> None:
+        for policy in (self.algorithm.policy, self.algorithm.acting_policy):
+            policy.normalise(described.state_mean, described.state_std)
 
     def _identity(self) -> dict[str, Any]:
         return {'learner': 'policy_learner', 'algorithm': type(self._improvement).__name__,

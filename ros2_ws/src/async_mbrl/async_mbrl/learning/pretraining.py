@@ -1,0 +1,96 @@
+"""Learning from offline data alone, before a run goes on online; without ROS and a robot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from async_mbrl.core.config import ConfigError
+from async_mbrl.datasets.columns import Columns
+from async_mbrl.learning.buffer import TransitionBuffer
+from async_mbrl.learning.policy_learner import PolicyLearner
+
+MOST_TRANSITIONS = 10_000_000
+"""Of offline data that are kept in memory."""
+
+
+def offline_buffer(task: Any, parts: Iterable[Columns]) -> TransitionBuffer:
+    """Fill a buffer with offline data, part by part.
+
+    Args:
+        task: that they belong to, see :mod:`async_mbrl.tasks`.
+        parts: transitions in the order in which they happened.
+
+    Raises:
+        ValueError: they are of another task or robot, or more than :data:`MOST_TRANSITIONS`.
+    """
+    buffer = TransitionBuffer(MOST_TRANSITIONS, task.state_size, task.action_size, task.goal_size)
+    for part in parts:
+        if buffer.next_number + len(part) > MOST_TRANSITIONS:
+            raise ValueError(f'more than {MOST_TRANSITIONS} transitions; use a part of them')
+        buffer.append_columns(part)
+    return buffer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far pre-training has come.
+
+    Attributes:
+        updates: made so far, those before a restart included.
+        of: how many there shall be.
+        metrics: of the learner.
+    """
+
+    updates: int
+    of: int
+    metrics: dict[str, float]
+
+
+class Pretraining:
+    """Improves the policy of a learner on offline data, with a checkpoint that a run goes on from.
+
+    The checkpoint is one of the learner's own: a run of the same settings whose folder holds it
+    begins with that policy, and goes on with the same critics and optimisers. It says how many of
+    the updates were made offline, ``offline_updates``; the learner's metrics say so, too.
+    """
+
+    def __init__(self, learner: PolicyLearner, offline: TransitionBuffer, folder: Path) -> None:
+        """Prepare, or go on from the checkpoint of a pre-training that was interrupted.
+
+        Args:
+            learner: one that has learned nothing yet, of an algorithm that is off-policy and
+                without a model (``awac``, ``sac``).
+            offline: the data, see :func:`offline_buffer`.
+            folder: of the checkpoint; made if it does not exist.
+
+        Raises:
+            ConfigError: the algorithm cannot learn from these data, or the checkpoint is of a run
+                that has gone online.
+            CheckpointError: there is a checkpoint that is damaged or belongs to something else.
+        """
+        learner.use_offline(offline)
+        if learner.restore(folder) or learner.updates > learner.offline_updates:
+            raise ConfigError(f'{folder}: what is there has learned from {learner.next_transition} '
+                              'transitions of a robot already; give another folder')
+        self._learner = learner
+        self._folder = folder
+
+    def run(self, updates: int, interval: int = 1000) -> Iterator[Progress]:
+        """Make updates until there are so many in all; write a checkpoint before each report.
+
+        Args:
+            updates: how many there shall be, those before a restart included.
+            interval: updates between two reports.
+
+        Raises:
+            LearningDiverged: a parameter is not finite; the checkpoint before stands.
+        """
+        learner = self._learner
+        while learner.offline_updates < updates:
+            for _ in range(min(interval, updates - learner.offline_updates)):
+                learner.learn_offline()
+            learner.save(self._folder)
+            yield Progress(learner.offline_updates, updates, learner.metrics())
