@@ -81,6 +81,8 @@ class PolicyLearner(Worker):
         self._next_statistics: Statistics | None = None
         self.offline_updates = 0
         """Those of the updates that were made of offline data alone, before the run."""
+        self.offline_transitions = 0
+        """Offline data that are or were learned from; no transitions of the run."""
 
     @property
     def ready(self) -> bool:
@@ -122,6 +124,7 @@ class PolicyLearner(Worker):
         if len(offline) < 2:
             raise ConfigError(f'offline data: {len(offline)} transitions; expected 2 at least')
         self._experience.offline = offline
+        self.offline_transitions = len(offline)
         self._normalise(statistics(offline, margin=0.0))
 
     def learn_offline(self) -> None:
@@ -148,7 +151,7 @@ class PolicyLearner(Worker):
         if isinstance(self.algorithm, ActsByEpisode):
             self.algorithm.expect_episode(
                 newest.episode + (newest.terminated or newest.truncated))
-        if not self._learned_offline:
+        if not self.offline_transitions:
             self._next_statistics = self._statistics.due(self.buffer) or self._next_statistics
         self._take_over()
 
@@ -211,14 +214,16 @@ class PolicyLearner(Worker):
             extra=self.algorithm.about if isinstance(self.algorithm, ActsByEpisode) else {})
 
     def metrics(self) -> dict[str, float]:
-        """Scalars of the algorithm, the exploration if it is asked for, and what came before.
+        """Scalars of the algorithm, the exploration if it is asked for, and what was offline.
 
         ``offline_updates``: those made of offline data alone, before the run.
+        ``offline_transitions``: those that are or were learned from beside those of the run.
         """
         asked = {} if self._stochastic else {'exploration_std': self._exploration_std()}
-        offline = ({'offline_updates': float(self.offline_updates)} if self._learned_offline
-                   else {})
-        return {**self.algorithm.metrics(), **asked, **offline}
+        offline = {'offline_updates': float(self.offline_updates),
+                   'offline_transitions': float(self.offline_transitions)}
+        return {**self.algorithm.metrics(), **asked,
+                **(offline if self.offline_transitions else {})}
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint.
@@ -234,6 +239,7 @@ class PolicyLearner(Worker):
             tensors.update(checkpoint.prefixed(f'optimizer.{name}', optimizer.tensors()))
         self._write(folder, self._identity(), tensors, {
             'model_version': list(self._model_version), 'offline_updates': self.offline_updates,
+            'offline_transitions': self.offline_transitions,
             'goal_rng': self._goal_rng.bit_generator.state})
 
     def restore(self, folder: Path) -> int:
@@ -254,6 +260,8 @@ class PolicyLearner(Worker):
         self._goal_rng.bit_generator.state = about['goal_rng']
         self._model_version = Version(*about['model_version'])
         self.offline_updates = about.get('offline_updates', 0)
+        if self._experience.offline is None:
+            self.offline_transitions = about.get('offline_transitions', 0)
         return self.buffer.next_number
 
     def _update_due(self) -> bool:
@@ -288,11 +296,6 @@ class PolicyLearner(Worker):
             model, self._next_model = self._next_model, None
             self._dynamics.load_tensors(model.tensors)
             self._model_version = model.version
-
-    @property
-    def _learned_offline(self) -> bool:
-        """Whether anything was or is learned from offline data."""
-        return self.offline_updates > 0 or self._experience.offline is not None
 
     def _normalise(self, described: Statistics) -> None:
         for policy in (self.algorithm.policy, self.algorithm.acting_policy):

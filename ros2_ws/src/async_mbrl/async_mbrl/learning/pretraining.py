@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from async_mbrl.core.config import ConfigError
 from async_mbrl.datasets.columns import Columns
 from async_mbrl.learning.buffer import TransitionBuffer
@@ -24,12 +26,18 @@ def offline_buffer(task: Any, parts: Iterable[Columns]) -> TransitionBuffer:
         parts: transitions in the order in which they happened.
 
     Raises:
-        ValueError: they are of another task or robot, or more than :data:`MOST_TRANSITIONS`.
+        ValueError: they are of another task or robot, not finite, or more than
+            :data:`MOST_TRANSITIONS`.
     """
     buffer = TransitionBuffer(MOST_TRANSITIONS, task.state_size, task.action_size, task.goal_size)
     for part in parts:
         if buffer.next_number + len(part) > MOST_TRANSITIONS:
             raise ValueError(f'more than {MOST_TRANSITIONS} transitions; use a part of them')
+        for name in ('observation', 'action_applied', 'next_observation', 'reward'):
+            finite = np.isfinite(getattr(part, name)).reshape(len(part), -1).all(1)
+            if not finite.all():
+                raise ValueError(f'transition {buffer.next_number + int(finite.argmin())}: '
+                                 f'{name} is not finite')
         buffer.append_columns(part)
     return buffer
 

@@ -139,6 +139,15 @@ def test_more_than_fits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         offline_buffer(TASK, [DATA, DATA])
 
 
+def test_data_that_are_not_finite_are_refused_with_the_place() -> None:
+    for name, column in (('observation', DATA.observation), ('reward', DATA.reward)):
+        damaged = column.copy()
+        damaged[1003] = np.nan
+        data = dataclasses.replace(DATA, **{name: damaged})
+        with pytest.raises(ValueError, match=f'transition 1003: {name} is not finite'):
+            offline_buffer(TASK, [data[:700], data[700:]])
+
+
 # ---- drawn beside the robot's ----
 
 def experience_of(offline: int, robot: int) -> Experience:
@@ -203,6 +212,7 @@ def test_offline_it_becomes_better_than_the_data(improvement: Any, network: Poli
     found = point_mass.mean_return(TASK, network, learner.snapshot())
     assert data < 0.85 and found > 0.9, (data, found)
     assert reports[-1].metrics['offline_updates'] == updates
+    assert reports[-1].metrics['offline_transitions'] == 1200
     assert (learner.next_transition, learner.updates) == (0, updates)
     assert learner.epochs == pytest.approx(updates * 128 / 1200)
 
@@ -230,7 +240,8 @@ def test_online_it_goes_on_from_the_checkpoint(mixed: bool, tmp_path: Path) -> N
     assert sum(learner.step() for _ in range(30)) == 15
     after = learner.snapshot()
     assert (after.trained_on_transitions, after.updates) == (150, 55)
-    assert learner.metrics()['offline_updates'] == 40.0
+    metrics = learner.metrics()
+    assert (metrics['offline_updates'], metrics['offline_transitions']) == (40.0, 1200.0)
     changed = {name for name, value in after.tensors.items()
                if not np.array_equal(value, before.tensors[name])}
     assert 'layer0.weight' in changed
