@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,27 @@ def write_dataset(folder: Path, items: Sequence[Transition], **options: Any) -> 
 
 def all_columns(folder: Path) -> list[Columns]:
     return list(read_columns(folder))
+
+
+def assert_same(found: Columns, expected: Columns) -> None:
+    """Every column is the same, bit for bit."""
+    for field in fields(Columns):
+        a, b = getattr(found, field.name), getattr(expected, field.name)
+        assert a.dtype == b.dtype and a.shape == b.shape, field.name
+        assert a.tobytes() == b.tobytes(), field.name
+
+
+def damage(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def other(**changes: object) -> Identity:
+    """The identity with some settings of task or robot changed."""
+    own = identity()
+    return Identity({**own.task, **{key: value for key, value in changes.items()
+                                    if key in own.task}},
+                    {**own.robot, **{key: value for key, value in changes.items()
+                                     if key in own.robot}}, own.observation)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_rig import all_columns, identity, transitions, write_dataset
+from dataset_rig import (
+    all_columns,
+    assert_same,
+    damage,
+    identity,
+    other,
+    transitions,
+    write_dataset,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from async_mbrl.datasets import store
-from async_mbrl.datasets.columns import Columns, Source, columns_of, empty_columns, joined
-from async_mbrl.datasets.identity import DatasetError, Identity
+from async_mbrl.datasets.columns import Source, columns_of, empty_columns, joined
+from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.store import INDEX, DatasetWriter, read_about, read_columns
-
-
-def assert_same(found: Columns, expected: Columns) -> None:
-    for field in fields(Columns):
-        a, b = getattr(found, field.name), getattr(expected, field.name)
-        assert a.dtype == b.dtype and a.shape == b.shape, field.name
-        assert a.tobytes() == b.tobytes(), field.name
 
 
 @given(counts=st.lists(st.integers(0, 30), max_size=6), shard_rows=st.integers(1, 25))
@@ -87,12 +87,6 @@ def test_rows_of_a_shard_are_bounded_by_its_bytes(tmp_path: Path,
     assert {shard.rows for shard in read_about(tmp_path / 'a').shards} == {4}
 
 
-def damage(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-
-
 @pytest.mark.parametrize(('harm', 'words'), [
     (damage, 'SHA-256'),
     (lambda path: path.write_bytes(path.read_bytes()[:-5]), 'bytes, not the'),
@@ -143,14 +137,6 @@ def test_no_bytes_are_taken_for_an_index(data: bytes) -> None:
         (Path(name) / INDEX).write_bytes(data)
         with pytest.raises(DatasetError):
             read_about(Path(name))
-
-
-def other(**changes: object) -> Identity:
-    own = identity()
-    return Identity({**own.task, **{key: value for key, value in changes.items()
-                                    if key in own.task}},
-                    {**own.robot, **{key: value for key, value in changes.items()
-                                     if key in own.robot}}, own.observation)
 
 
 def test_another_task_or_robot_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -1,0 +1,230 @@
+"""MCAP files as rosbag2 writes them, read record by record: what is whole is given, the rest named.
+
+https://mcap.dev/spec: a magic number, then records ``uint8 opcode | uint64 length | content``,
+little endian; a chunk holds records again, compressed or not.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import lz4.frame
+
+from async_mbrl.datasets.identity import DatasetError
+from async_mbrl.datasets.tally import Tally
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAGIC = b'\x89MCAP0\r\n'
+MAXIMUM_RECORD_BYTES = 256 * 1024**2
+"""Of a record, and of a chunk before it was compressed; rosbag2 writes chunks of some MiB."""
+
+_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 1, 2, 3, 4, 5, 6, 15
+_RECORD = struct.Struct('<BQ')
+_TOP = struct.Struct('<HIQQ')          # of a message: channel, sequence, log time, publish time
+_WHOLE = struct.Struct('<BQHIQQ')      # all that stands before the data of a message
+_BATCH_BYTES = 1024**2
+
+
+class Message(NamedTuple):
+    """A message as it was serialised, with the time at which it was logged, ns."""
+
+    topic: str
+    stamp_ns: int
+    data: memoryview
+
+
+class McapFile:
+    """One file; may be one that its writer could not end."""
+
+    def __init__(self, path: Path) -> None:
+        """Look at the beginning and, for its topics, the end.
+
+        Raises:
+            DatasetError: not an MCAP file.
+        """
+        self.path = path
+        self._schemas: dict[int, str] = {}
+        self._channels: dict[int, tuple[str, str]] = {}
+        with open(path, 'rb') as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise DatasetError(f'{path}: not an MCAP file; name a rosbag2 folder')
+            self._size = file.seek(0, 2)
+            self.whole = self._read_summary(file)
+
+    def topics(self, tally: Tally) -> dict[str, str]:
+        """Give the type of each topic; of a file without an end by reading all of it."""
+        if not self._channels:
+            for _ in self.batches((), tally):
+                pass
+        return dict(self._channels.values())
+
+    def batches(self, topics: Collection[str], tally: Tally) -> Iterator[list[Message]]:
+        """Give the messages of some topics in the order of the file, about 1 MiB at a time.
+
+        Args:
+            topics: their names.
+            tally: told of damage.
+
+        Raises:
+            DatasetError: damaged, and damage is not to be skipped.
+        """
+        loose: list[Message] = []
+        loose_bytes = 0
+        with open(self.path, 'rb') as file:
+            file.seek(len(MAGIC))
+            while True:
+                place = file.tell()
+                head = file.read(_RECORD.size)
+                if len(head) < _RECORD.size:
+                    break
+                opcode, length = _RECORD.unpack(head)
+                if opcode in (_DATA_END, _FOOTER):
+                    break
+                if place + len(head) + length > self._size or length > MAXIMUM_RECORD_BYTES:
+                    tally.damaged(f'{self.path}: damaged at byte {place}: a record of {length} '
+                                  f'bytes; {self._size - place} bytes from there on cannot be read')
+                    break
+                if opcode not in (_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK):
+                    file.seek(length, 1)
+                    continue
+                content = file.read(length)
+                if opcode == _CHUNK:
+                    yield from self._chunk(content, place, topics, tally)
+                    continue
+                try:
+                    found = self._record(opcode, memoryview(content), topics)
+                except (struct.error, UnicodeDecodeError) as error:
+                    tally.damaged(f'{self.path}: damaged at byte {place}: {error}')
+                    continue
+                if found is not None:
+                    loose.append(found)
+                    loose_bytes += length
+                if loose_bytes >= _BATCH_BYTES:
+                    yield loose
+                    loose, loose_bytes = [], 0
+        if not self.whole:
+            tally.note(f'{self.path}: its writer has not ended it; what stands in it was taken')
+        yield loose
+
+    def _chunk(self, content: bytes, place: int, topics: Collection[str],
+               tally: Tally) -> Iterator[list[Message]]:
+        try:
+            yield self._messages(_unpack(content), topics)
+        except (struct.error, UnicodeDecodeError, ValueError) as error:
+            tally.damaged(f'{self.path}: damaged at byte {place}: a chunk of {len(content)} bytes '
+                          f'({error})')
+
+    def _messages(self, data: memoryview, topics: Collection[str]) -> list[Message]:
+        found: list[Message] = []
+        place, end = 0, len(data)
+        # The one loop that runs for every message of a bag.
+        unpack, before, limit = _WHOLE.unpack_from, _WHOLE.size, end - _WHOLE.size
+        names = self._wanted(topics)
+        add = found.append
+        while place <= limit:
+            opcode, length, channel, _, stamp_ns, _ = unpack(data, place)
+            following = place + 9 + length
+            if following > end:
+                raise ValueError(f'a record of {length} bytes goes over its end')
+            if opcode == _MESSAGE:
+                if channel in names:
+                    add(Message(names[channel], stamp_ns, data[place + before:following]))
+            elif opcode in (_SCHEMA, _CHANNEL):
+                self._record(opcode, data[place + 9:following], topics)
+                names = self._wanted(topics)
+            place = following
+        if place != end:
+            raise ValueError(f'{end - place} bytes are left over')
+        return found
+
+    def _wanted(self, topics: Collection[str]) -> dict[int, str]:
+        return {channel: topic for channel, (topic, _) in self._channels.items()
+                if topic in topics}
+
+    def _record(self, opcode: int, content: memoryview, topics: Collection[str]) -> Message | None:
+        if opcode == _MESSAGE:
+            channel, _, stamp_ns, _ = _TOP.unpack_from(content)
+            topic, _ = self._channels.get(channel, ('', ''))
+            return Message(topic, stamp_ns, content[_TOP.size:]) if topic in topics else None
+        identifier = int.from_bytes(content[:2], 'little')
+        if opcode == _SCHEMA:
+            self._schemas[identifier] = _text(content, 2)[0]
+        elif opcode == _CHANNEL:
+            topic, after = _text(content, 4)
+            encoding, _ = _text(content, after)
+            kind = self._schemas.get(int.from_bytes(content[2:4], 'little'), '')
+            self._channels[identifier] = (topic, kind if encoding == 'cdr' else encoding)
+        return None
+
+    def _read_summary(self, file: IO[bytes]) -> bool:
+        """Read the topics from the end of the file; say whether there is an end."""
+        footer = 9 + 20 + len(MAGIC)
+        if self._size < len(MAGIC) + footer:
+            return False
+        file.seek(-footer, 2)
+        end = file.read()
+        if end[-len(MAGIC):] != MAGIC or _RECORD.unpack_from(end) != (_FOOTER, 20):
+            return False
+        (begin,) = struct.unpack_from('<Q', end, 9)
+        if not 0 < begin < self._size - footer <= begin + MAXIMUM_RECORD_BYTES:
+            return True
+        file.seek(begin)
+        data = memoryview(file.read(self._size - footer - begin))
+        place = 0
+        try:
+            while place + _RECORD.size <= len(data):
+                opcode, length = _RECORD.unpack_from(data, place)
+                place += _RECORD.size
+                if opcode in (_SCHEMA, _CHANNEL):
+                    self._record(opcode, data[place:place + length], ())
+                place += length
+        except (struct.error, UnicodeDecodeError):
+            self._channels.clear()      # they are found by reading all of it instead
+        return True
+
+
+def _unpack(content: bytes) -> memoryview:
+    """Give the records of a chunk.
+
+    Raises:
+        ValueError: damaged, too large, or compressed in an unknown way.
+        struct.error: it ends too early.
+    """
+    _, _, size, crc = struct.unpack_from('<QQQI', content)
+    kind, after = _text(memoryview(content), 28)
+    (packed,) = struct.unpack_from('<Q', content, after)
+    data = memoryview(content)[after + 8:]
+    if size > MAXIMUM_RECORD_BYTES or packed != len(data):
+        raise ValueError(f'{size} bytes packed in {packed} of {len(data)}')
+    try:
+        if kind == 'zstd':
+            data = memoryview(zstd.ZstdDecompressor().decompress(data, size + 1))
+        elif kind == 'lz4':
+            data = memoryview(lz4.frame.LZ4FrameDecompressor().decompress(data, size + 1))
+        elif kind:
+            raise ValueError(f'compressed with {kind[:20]!r}, which is not known')
+    except (zstd.ZstdError, RuntimeError, EOFError) as error:
+        raise ValueError(str(error)) from None
+    if len(data) != size:
+        raise ValueError(f'{len(data)} bytes, not the {size} that it says')
+    if crc and zlib.crc32(data) != crc:
+        raise ValueError('its CRC-32 is not the one that it says')
+    return data
+
+
+def _text(content: memoryview, place: int) -> tuple[str, int]:
+    """Give a string, and the place behind it."""
+    (length,) = struct.unpack_from('<I', content, place)
+    end = place + 4 + length
+    if end > len(content):
+        raise struct.error(f'a text of {length} bytes goes over its end')
+    return str(content[place + 4:end], 'utf-8'), end

@@ -1,0 +1,50 @@
+"""What an import has met on its way: what was left out, what is worth telling."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from async_mbrl.datasets.identity import DatasetError
+
+
+class Tally:
+    """Account of one source of an import.
+
+    Attributes:
+        left_out: number of transitions or messages left out, by reason.
+        marked: number of transitions that were changed, by what was done to them.
+        notes: what else is worth telling, one line each.
+    """
+
+    def __init__(self, skip_damaged: bool = False) -> None:
+        """Begin; ``skip_damaged``: what is damaged is left out and told, instead of raised."""
+        self._skip_damaged = skip_damaged
+        self.left_out: Counter[str] = Counter()
+        self.marked: Counter[str] = Counter()
+        self.notes: list[str] = []
+
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        """Note that something was left out."""
+        if count:
+            self.left_out[reason] += count
+
+    def mark(self, what: str, count: int = 1) -> None:
+        """Note that something was changed."""
+        if count:
+            self.marked[what] += count
+
+    def note(self, line: str) -> None:
+        """Keep a line to be told, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+    def damaged(self, what: str) -> None:
+        """Meet damage: what, with file and place.
+
+        Raises:
+            DatasetError: damage is not to be skipped.
+        """
+        if not self._skip_damaged:
+            raise DatasetError(f'{what}; restore it, or go on without what is damaged: '
+                               '--skip-damaged')
+        self.note(f'{what}; left out')

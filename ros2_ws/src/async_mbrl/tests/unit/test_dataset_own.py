@@ -1,0 +1,312 @@
+"""Import of own runs gives exactly what a live learner had; damage costs only itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dataset_rig import (
+    TRANSITION,
+    all_columns,
+    identity,
+    serialised,
+    task,
+    transitions,
+    write_bag,
+    write_dataset,
+    write_journal,
+)
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from async_mbrl.collection.recording import typestore, write_recording
+from async_mbrl.core.run import RunFolder
+from async_mbrl.core.snapshot import Version
+from async_mbrl.core.transition import Transition
+from async_mbrl.datasets.columns import Columns, joined
+from async_mbrl.datasets.identity import DatasetError
+from async_mbrl.datasets.importing import ImportOptions, import_sources
+from async_mbrl.datasets.store import read_about
+from async_mbrl.datasets.tally import Tally
+from async_mbrl.datasets.transitions import columns_of_messages
+from async_mbrl.learning.buffer import TransitionBuffer
+
+SKIP = ImportOptions(skip_damaged=True)
+
+
+def buffer() -> TransitionBuffer:
+    built = task()
+    return TransitionBuffer(10_000, built.state_size, built.action_size, built.goal_size)
+
+
+def of_columns(columns: Columns) -> list[Transition]:
+    """Transitions again, as they would have come one by one."""
+    return [Transition(
+        number=row, episode=int(columns.episode[row]), step=int(columns.step[row]),
+        observation=columns.observation[row], action_requested=columns.action_requested[row],
+        action_applied=columns.action_applied[row], next_observation=columns.next_observation[row],
+        reward=float(columns.reward[row]), terminated=bool(columns.terminated[row]),
+        truncated=bool(columns.truncated[row]),
+        policy_version=Version(*map(int, columns.policy_version[row])),
+        log_probability=float(columns.log_probability[row]),
+        intervened=bool(columns.intervened[row])) for row in range(len(columns))]
+
+
+def assert_like_live(folder: Path, live: list[Transition]) -> None:
+    """A buffer filled from the dataset is, bit for bit, one that was filled live."""
+    ours, theirs = buffer(), buffer()
+    ours.append(live)
+    columns = joined(all_columns(folder))
+    theirs.append(of_columns(columns))
+    for name, tensor in ours.tensors().items():
+        assert torch.equal(tensor, theirs.tensors()[name]), name
+    assert columns.reward.tolist() == [item.reward for item in live]
+    assert columns.intervened.tolist() == [item.intervened for item in live]
+    assert columns.episode.tolist() == [item.episode for item in live]
+
+
+def run_folder(path: Path, live: list[Transition]) -> Path:
+    write_journal(path, live)
+    return path
+
+
+def recorded(path: Path, live: list[Transition]) -> Path:
+    """The recording of a run, taken out of its folder."""
+    write_journal(path / 'run', live)
+    write_recording(RunFolder(path / 'run'))
+    shutil.copytree(path / 'run' / 'recording', path / 'recording')
+    return path / 'recording'
+
+
+def bag(**options: Any) -> Callable[[Path, list[Transition]], Path]:
+    def make(path: Path, live: list[Transition]) -> Path:
+        write_bag(path, live, **options)
+        return path
+    return make
+
+
+def compressed(mode: CompressionMode, plugin: StoragePlugin
+               ) -> Callable[[Path, list[Transition]], Path]:
+    def make(path: Path, live: list[Transition]) -> Path:
+        writer = Writer(path, version=8, storage_plugin=plugin)
+        writer.set_compression(mode, CompressionFormat.ZSTD)
+        with writer:
+            topic = writer.add_connection('/arm/transitions', TRANSITION,
+                                          typestore=typestore())
+            for item in live:
+                writer.write(topic, item.number, serialised(item))
+        return path
+    return make
+
+
+@pytest.mark.parametrize('make', [
+    run_folder, recorded, bag(), bag(plugin=StoragePlugin.SQLITE3), bag(frame='base_link'),
+    compressed(CompressionMode.STORAGE, StoragePlugin.MCAP),
+    compressed(CompressionMode.MESSAGE, StoragePlugin.SQLITE3),
+    compressed(CompressionMode.FILE, StoragePlugin.SQLITE3),
+    compressed(CompressionMode.FILE, StoragePlugin.MCAP),
+], ids=['journal', 'recording', 'mcap', 'sqlite', 'frame', 'mcap-zstd', 'sqlite-message',
+        'sqlite-file', 'mcap-file'])
+def test_import_equals_the_live_buffer_bit_for_bit(
+        tmp_path: Path, make: Callable[[Path, list[Transition]], Path]) -> None:
+    live = transitions(123)
+    source = make(tmp_path / 'source', live)
+    about = import_sources([source], tmp_path / 'dataset', task(), ImportOptions(), print)
+    assert about.identity == identity() and about.transitions == 123
+    assert_like_live(tmp_path / 'dataset', live)
+
+
+def test_a_run_tells_its_task_and_robot_itself(tmp_path: Path) -> None:
+    source = recorded(tmp_path / 'source', transitions(20))
+    for place, path in enumerate((source, tmp_path / 'source' / 'run')):
+        about = import_sources([path], tmp_path / f'{place}', None, ImportOptions(), print)
+        assert about.identity.differences(identity()) == []
+
+
+def test_a_bag_that_does_not_tell_them_needs_them(tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', transitions(5))
+    with pytest.raises(DatasetError, match='give --task and --robot'):
+        import_sources([tmp_path / 'bag'], tmp_path / 'dataset', None, ImportOptions(), print)
+    assert not (tmp_path / 'dataset').exists()
+
+
+def test_episodes_of_several_sources_are_numbered_on(tmp_path: Path) -> None:
+    write_journal(tmp_path / 'a', transitions(12))
+    write_journal(tmp_path / 'b', transitions(10, seed=1))
+    about = import_sources([tmp_path / 'a', tmp_path / 'b'], tmp_path / 'dataset', None,
+                           ImportOptions(), print)
+    columns = joined(all_columns(tmp_path / 'dataset'))
+    assert columns.episode.tolist() == [number // 5 for number in range(12)] + [
+        3 + number // 5 for number in range(10)]
+    assert about.episodes == 5
+    assert [source['transitions'] for source in about.sources] == [12, 10]
+
+
+def test_a_torn_journal_gives_what_is_whole(tmp_path: Path) -> None:
+    live = transitions(30)
+    write_journal(tmp_path / 'run', live)
+    last = sorted((tmp_path / 'run' / 'journal').glob('*.log'))[-1]
+    last.write_bytes(last.read_bytes()[:-7])
+    about = import_sources([tmp_path / 'run'], tmp_path / 'dataset', None, ImportOptions(), print)
+    assert_like_live(tmp_path / 'dataset', live[:29])
+    assert 'torn or damaged' in about.sources[0]['notes'][0]
+
+
+def columns_from(items: list[Transition], tally: Tally) -> Columns:
+    return joined(list(columns_of_messages(map(serialised, items), identity(), tally, 'here')))
+
+
+def test_missing_numbers_end_an_episode_and_repeated_ones_are_left_out() -> None:
+    live = transitions(40)
+    tally = Tally()
+    found = columns_from([*live[3:12], *live[10:12], *live[17:30], live[35]], tally)
+    kept = [*live[3:12], *live[17:30], live[35]]
+    assert found.step.tolist() == [item.step for item in kept]
+    expected = np.array([item.truncated for item in kept])
+    expected[8] = True          # before the gap, transition 11, step 1
+    assert found.truncated.tolist() == expected.tolist()
+    assert tally.left_out == {'missing numbers': 10, 'repeated or out of order': 2}
+    assert tally.notes == ['here: begins with transition 3']
+
+
+@pytest.mark.parametrize('batch', [1, 2, 7])
+def test_gaps_between_batches_are_seen(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    monkeypatch.setattr('async_mbrl.datasets.transitions.BATCH', batch)
+    live = transitions(40)
+    tally = Tally()
+    found = columns_from([*live[:12], *live[17:30]], tally)
+    assert len(found) == 25 and bool(found.truncated[11]) and tally.left_out.total() == 5
+
+
+def test_two_runs_in_one_bag_are_two() -> None:
+    tally = Tally()
+    found = columns_from([*transitions(12), *transitions(7, seed=1)], tally)
+    assert found.episode.tolist() == [0] * 5 + [1] * 5 + [2] * 2 + [3] * 5 + [4] * 2
+    assert tally.notes == ['here: another run begins within it']
+
+
+def test_another_task_is_refused_with_what_differs(tmp_path: Path) -> None:
+    write_journal(tmp_path / 'run', transitions(5))
+    with pytest.raises(DatasetError, match=r'task\.velocity_cost is 0\.0125, not 1\.0'):
+        import_sources([tmp_path / 'run'], tmp_path / 'dataset', task(velocity_cost=1.0),
+                       ImportOptions(), print)
+
+
+def test_sizes_that_do_not_fit_are_named() -> None:
+    own = identity()
+    smaller = type(own)(own.task, own.robot, {'size': 30})
+    with pytest.raises(DatasetError, match='transition 0 has 39 numbers of observation, but'):
+        list(columns_of_messages(map(serialised, transitions(3)), smaller, Tally(), 'here'))
+
+
+def test_a_message_that_is_none_is_named_and_costs_only_itself() -> None:
+    messages = [serialised(item) for item in transitions(5)]
+    messages[2] = messages[2][:60]
+    with pytest.raises(DatasetError, match='here: message 2: ends within'):
+        list(columns_of_messages(messages, identity(), Tally(), 'here'))
+    tally = Tally(skip_damaged=True)
+    found = joined(list(columns_of_messages(messages, identity(), tally, 'here')))
+    assert found.step.tolist() == [0, 1, 3, 4] and bool(found.truncated[1])
+    assert tally.left_out == {'damaged messages': 1, 'missing numbers': 1}
+
+
+def mcap(folder: Path) -> Path:
+    (path,) = folder.glob('*.mcap')
+    return path
+
+
+def many_chunks(folder: Path) -> list[Transition]:
+    live = transitions(6000)
+    write_bag(folder, live)
+    return live
+
+
+def chunks(data: bytes) -> list[int]:
+    """Where the chunks of an MCAP file begin."""
+    places, place = [], 8
+    while place < len(data) - 8:
+        opcode, length = struct.unpack_from('<BQ', data, place)
+        places += [place] * (opcode == 6)
+        place += 9 + length
+    return places
+
+
+def test_a_damaged_chunk_is_named_and_costs_only_itself(tmp_path: Path) -> None:
+    live = many_chunks(tmp_path / 'bag')
+    path = mcap(tmp_path / 'bag')
+    data = bytearray(path.read_bytes())
+    places = chunks(data)
+    second, messages = places[1], places[1] + 9 + 40     # no compression, no CRC
+    data[messages + 1:messages + 9] = b'\xff' * 8       # the length of its first record
+    path.write_bytes(bytes(data))
+    with pytest.raises(DatasetError, match=rf'bag\.mcap: damaged at byte {second}: a chunk'):
+        import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), ImportOptions(), print)
+    assert not (tmp_path / 'x').exists()
+    about = import_sources([tmp_path / 'bag'], tmp_path / 'y', task(), SKIP, print)
+    lost = about.sources[0]['left_out']['missing numbers']
+    assert about.transitions + lost == 6000 and 0 < lost < 3000
+    found = joined(all_columns(tmp_path / 'y'))
+    first = int(np.flatnonzero(np.diff(found.policy_version[:, 1]) > 1)[0]) + 1
+    kept = [*live[:first], *live[first + lost:]]
+    assert found.reward.tolist() == [item.reward for item in kept]
+
+
+def test_a_wrong_bit_is_found_where_the_recorder_wrote_a_checksum(tmp_path: Path) -> None:
+    live = many_chunks(tmp_path / 'bag')
+    path = mcap(tmp_path / 'bag')
+    data = bytearray(path.read_bytes())
+    for place in chunks(data):
+        (size,) = struct.unpack_from('<Q', data, place + 9 + 16)
+        records = data[place + 9 + 40:place + 9 + 40 + size]
+        struct.pack_into('<I', data, place + 9 + 24, zlib.crc32(records))
+    path.write_bytes(bytes(data))
+    import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), ImportOptions(), print)
+    assert_like_live(tmp_path / 'x', live)
+    data[chunks(data)[0] + 300_000] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DatasetError, match='a chunk of .*its CRC-32 is not'):
+        import_sources([tmp_path / 'bag'], tmp_path / 'y', task(), ImportOptions(), print)
+
+
+@pytest.mark.parametrize('share', [0.45, 0.7, 0.999])
+def test_a_recording_that_was_killed_gives_what_is_whole(tmp_path: Path, share: float) -> None:
+    live = many_chunks(tmp_path / 'bag')
+    path = mcap(tmp_path / 'bag')
+    data = path.read_bytes()
+    path.write_bytes(data[:round(share * len(data))])
+    (tmp_path / 'bag' / 'metadata.yaml').unlink()
+    about = import_sources([tmp_path / 'bag'], tmp_path / 'y', task(), SKIP, print)
+    assert 0 < about.transitions <= 6000
+    assert_like_live(tmp_path / 'y', live[:about.transitions])
+    assert any('writer has not ended it' in line for line in about.sources[0]['notes'])
+
+
+@pytest.mark.parametrize('content', [b'', b'nonsense', b'\x89MCAP0\r\n', b'\x89MCAP0\r\n' * 20])
+def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    for name in ('a.mcap', 'b.db3', 'c.hdf5', 'd.txt'):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DatasetError, match=name[:1]):
+            import_sources([tmp_path / name], tmp_path / 'x', task(), ImportOptions(), print)
+        assert not (tmp_path / 'x').exists()
+
+
+def test_a_dataset_is_merged_not_imported(tmp_path: Path) -> None:
+    write_dataset(tmp_path / 'a', transitions(5))
+    with pytest.raises(DatasetError, match='dataset merge'):
+        import_sources([tmp_path / 'a'], tmp_path / 'x', None, ImportOptions(), print)
+
+
+def test_sources_are_told(tmp_path: Path) -> None:
+    write_journal(tmp_path / 'run', transitions(5))
+    told: list[str] = []
+    import_sources([tmp_path / 'run'], tmp_path / 'x', None, ImportOptions(), told.append)
+    assert told == [f'{tmp_path}/run/journal: journal, 5 transitions, 1 episodes']
+    assert json.loads((tmp_path / 'x' / 'dataset.json').read_text())['sources'] == [
+        dict(source) for source in read_about(tmp_path / 'x').sources]
