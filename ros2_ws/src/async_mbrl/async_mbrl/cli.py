@@ -17,6 +17,7 @@ from async_mbrl.bringup.arguments import (
     parse_request,
 )
 from async_mbrl.core.config import ConfigError
+from async_mbrl.datasets.command import add_dataset
 
 if TYPE_CHECKING:
     from async_mbrl.bringup.composition import Composition
@@ -120,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _on_run(commands, 'record', _record,
             'make the rosbag2 recording (MCAP) of a run from its journal')
+
+    add_dataset(commands)
 
     monitor = commands.add_parser(
         'monitor', help='watch a graph that runs, e.g. under ros2 launch',
