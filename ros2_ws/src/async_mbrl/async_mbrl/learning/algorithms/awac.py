@@ -90,7 +90,7 @@ class Awac(nn.Module):
         advantage = values.detach().amin(0) - self.state_values(
             features, mean.detach(), log_std.detach(), noise[1:])
         weights, clipped = self.weights(advantage)
-        likelihood = self.log_likelihood(samples.action, mean, log_std)
+        likelihood = log_likelihood(samples.action, mean, log_std)
         policy_loss = -(weights * likelihood).sum()
 
         # Both gradients are of the critics as they were, so that one forward pass of them serves
@@ -159,13 +159,14 @@ class Awac(nn.Module):
         return (scores.clamp(max=greatest).exp() / len(scores),
                 float((scores > greatest).float().mean()))
 
-    def log_likelihood(self, action: torch.Tensor, mean: torch.Tensor,
-                       log_std: torch.Tensor) -> torch.Tensor:
-        """Give ln pi(a | s), (rows,), nat, of actions (rows, action_size) before clipping.
 
-        An action of the data at -1 or 1 is taken as it stands, as the authors do.
-        """
-        return log_density(action, mean, log_std) - action.shape[-1] * HALF_LOG_TWO_PI
+def log_likelihood(action: torch.Tensor, mean: torch.Tensor,
+                   log_std: torch.Tensor) -> torch.Tensor:
+    """Give ln pi(a | s), (rows,), nat, of actions (rows, action_size) before clipping.
+
+    An action of the data at -1 or 1 is taken as it stands, as the authors do.
+    """
+    return log_density(action, mean, log_std) - action.shape[-1] * HALF_LOG_TWO_PI
 
 
 def effective_share(weights: torch.Tensor) -> float:
