@@ -80,7 +80,7 @@ class PolicyLearner(Worker):
         self._next_model: Snapshot | None = None
         self._next_statistics: Statistics | None = None
         self.offline_updates = 0
-        """Those of the updates that were made of offline data alone, before the run."""
+        """Updates made of offline data alone, before the run; they are not among its updates."""
         self.offline_transitions = 0
         """Offline data that are or were learned from; no transitions of the run."""
 
@@ -128,7 +128,7 @@ class PolicyLearner(Worker):
         self._normalise(statistics(offline, margin=0.0))
 
     def learn_offline(self) -> None:
-        """Take one update from the offline data alone, whatever has come from the robot.
+        """Take one update from the offline data alone; it is none of the run's.
 
         Raises:
             RuntimeError: there are no offline data.
@@ -138,9 +138,7 @@ class PolicyLearner(Worker):
             raise RuntimeError('there are no offline data')
         for _ in self.algorithm.update(Experience(offline, self._generator)) or ():
             pass
-        self.updates += 1
         self.offline_updates += 1
-        self.epochs += self.algorithm.samples_of_update / len(offline)
 
     def take(self, transitions: Sequence[Transition]) -> None:
         """Take transitions in the order of their numbers, the first being the next one."""
@@ -269,7 +267,7 @@ class PolicyLearner(Worker):
         if rows < config.minimum_transitions or (
                 config.NEEDS_MODEL and self._model_version == NO_VERSION):
             return False
-        if config.max_updates_per_transition and self.updates - self.offline_updates >= int(
+        if config.max_updates_per_transition and self.updates >= int(
                 config.max_updates_per_transition * self.buffer.next_number):
             return False
         return (not config.on_policy_transitions

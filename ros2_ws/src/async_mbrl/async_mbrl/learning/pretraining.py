@@ -80,7 +80,7 @@ class Pretraining:
             CheckpointError: there is a checkpoint that is damaged or belongs to something else.
         """
         learner.use_offline(offline)
-        if learner.restore(folder) or learner.updates > learner.offline_updates:
+        if learner.restore(folder):
             raise ConfigError(f'{folder}: what is there has learned from {learner.next_transition} '
                               'transitions of a robot already; give another folder')
         self._learner = learner
