@@ -71,6 +71,11 @@ class Identity:
         for task in (mine['task'], theirs['task']):
             for key in WITHOUT_EFFECT:
                 task.pop(key, None)
+        # Of another task or robot everything else differs, too; its name says enough.
+        named = [part for part in ('task', 'robot') if mine[part]['name'] != theirs[part]['name']]
+        if named:
+            mine, theirs = ({part: {'name': whole[part]['name']} for part in named}
+                            for whole in (mine, theirs))
         return [f'{key} is {_quoted(old)}, not {_quoted(new)}'
                 for key, old, new in _differing(mine, theirs)]
 

@@ -148,6 +148,11 @@ def test_another_task_or_robot_is_refused_with_what_differs(tmp_path: Path) -> N
         read_about(tmp_path / 'a', other(policy_rate_hz=20.0, command_interface='velocity'))
 
 
+def test_of_another_robot_the_name_says_enough() -> None:
+    assert identity().differences(other(name='arm9', action_scale=[1.0] * 7)) == [
+        "task.name is 'reach', not 'arm9'", "robot.name is 'arm7', not 'arm9'"]
+
+
 def test_columns_keep_what_transitions_say() -> None:
     item = transitions(1)[0]
     columns = columns_of([item], Source.HUMAN)
