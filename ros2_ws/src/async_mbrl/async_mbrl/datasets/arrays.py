@@ -38,7 +38,9 @@ class ArrayRules:
         taken = np.clip(action, -1.0, 1.0).astype(np.float32)
         clipped = (np.abs(action) > 1.0 + _TOLERANCE).any(1)
         self.tally.mark(CLIPPED, int(clipped.sum()))
-        following = following.astype(np.float32)
+        with np.errstate(over='ignore'):    # what is too large becomes infinite; check tells of it
+            observation = observation.astype(np.float32)
+            following = following.astype(np.float32)
         told = unknown(len(taken), self.actor)
         if log_probability is not None:
             told['log_probability'] = log_probability.astype(np.float32)
@@ -46,7 +48,7 @@ class ArrayRules:
             reward = self.task.reward(np, following.astype(np.float64), taken.astype(np.float64))
         terminated = terminated.astype(bool)
         return Columns(
-            observation=observation.astype(np.float32), action_requested=taken,
+            observation=observation, action_requested=taken,
             action_applied=taken, next_observation=following,
             reward=np.asarray(reward, np.float64), terminated=terminated,
             truncated=truncated.astype(bool) & ~terminated, intervened=clipped,

@@ -50,7 +50,11 @@ class Bag:
         self.path = path
         self._tally = tally
         metadata = path / METADATA
-        information = _information(metadata) if metadata.exists() else {}
+        information: dict[str, Any] = {}
+        try:
+            information = _information(metadata) if metadata.exists() else {}
+        except DatasetError as error:
+            tally.damaged(str(error))
         if path.is_dir() and not information:
             tally.note(f'{path}: no {METADATA}; its files were taken in the order of their names')
         self.about = _note(information, path)

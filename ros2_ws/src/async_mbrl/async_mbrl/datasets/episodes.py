@@ -13,6 +13,9 @@ from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.tally import Tally
 
 CLIPPED = 'actions beyond action_scale, clipped and marked as intervened'
+MOST = 1e6
+"""Numbers beyond this are no measurements."""
+
 _TOLERANCE = 1e-6
 
 
@@ -141,6 +144,11 @@ def normalised(robot: Any, command: np.ndarray, position: np.ndarray) -> np.ndar
     """
     scale = np.asarray(robot.action_scale)
     return ((command - position) if robot.command_interface == 'position' else command) / scale
+
+
+def plausible(values: np.ndarray) -> np.ndarray:
+    """Say (...) of numbers (..., n) whether all are finite and could have been measured."""
+    return np.asarray((np.abs(values) < MOST).all(-1))
 
 
 def commanded(robot: Any) -> np.ndarray:

@@ -25,6 +25,10 @@ _QUOTED = 60
 class DatasetError(ConfigError):
     """A dataset, or what one is to be made from, cannot be used; says what, where and a remedy."""
 
+    def __init__(self, what: str) -> None:
+        """Say it in one line, whatever foreign text is in it."""
+        super().__init__(one_line(what))
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -93,6 +97,12 @@ class Identity:
         if found:
             raise DatasetError(f'{where}: made with another task or robot: {"; ".join(found)}; use '
                                'data of the same task and robot, or import it again for this one')
+
+
+def one_line(text: str) -> str:
+    """Give a text without line ends and other characters that do not print."""
+    return ''.join(character if character.isprintable() else repr(character)[1:-1]
+                   for character in text)
 
 
 def identity_of(task: Any) -> Identity:

@@ -18,7 +18,7 @@ from async_mbrl.datasets.cdr import (
     Layout,
 )
 from async_mbrl.datasets.columns import Columns
-from async_mbrl.datasets.episodes import EpisodeBuilder, commanded, normalised
+from async_mbrl.datasets.episodes import EpisodeBuilder, commanded, normalised, plausible
 from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.mcap import Message
 from async_mbrl.datasets.tally import Tally
@@ -29,6 +29,8 @@ COMMANDS = {'std_msgs/msg/Float64MultiArray': FLOAT64_MULTI_ARRAY,
             'trajectory_msgs/msg/JointTrajectory': JOINT_TRAJECTORY}
 _POINTS = {'position': 'positions', 'velocity': 'velocities', 'effort': 'effort'}
 GAP_S = 1.0
+SET_BACK = 'times at which the clock was set back, where a new stretch begins'
+_MOST_NS = 2**62
 
 
 def read_joint_states(bag: Bag, task: Any, builder: EpisodeBuilder, tally: Tally, *,
@@ -66,7 +68,7 @@ def read_joint_states(bag: Bag, task: Any, builder: EpisodeBuilder, tally: Tally
 def _decoded(topic: Topic, messages: list[Message]
              ) -> Iterator[tuple[np.ndarray, Layout, np.ndarray]]:
     """Give stamps (n,), ns, layout and messages (n,) for each layout among some messages."""
-    stamps = np.array([message.stamp_ns for message in messages], np.int64)
+    stamps = np.array([min(message.stamp_ns, _MOST_NS) for message in messages], np.int64)
     for places, layout, values in topic.decode([message.data for message in messages]):
         yield stamps[places], layout, values
 
@@ -93,20 +95,30 @@ class _StateReader:
                 self._others.update(names)
                 self._tally.leave_out('joint states of other joints', len(times))
                 continue
-            if missing:
-                raise DatasetError(f'{self._topic.where}: joints {missing} of robot {self._robot} '
-                                   f'are missing; there are: {", ".join(names)[:300]}')
-            for part in ('position', 'velocity'):
-                if layout.lengths[part] != len(names):
-                    raise DatasetError(f'{self._topic.where}: {layout.lengths[part]} numbers of '
-                                       f'{part} for {len(names)} joints; both positions and '
-                                       'velocities are needed')
+            flaw = self._flaw(names, missing, layout)
+            if flaw and not self._any:
+                raise DatasetError(flaw)
+            if flaw:
+                self._tally.damaged(flaw)
+                self._tally.leave_out('damaged messages', len(times))
+                continue
             order = [names.index(name) for name in self._names]
             stamps.append(times)
             states.append(np.stack([values['position'][:, order], values['velocity'][:, order]],
                                    1).astype(np.float64))
             self._any = True
         return np.concatenate(stamps), np.concatenate(states)
+
+    def _flaw(self, names: tuple[str, ...], missing: list[str], layout: Layout) -> str:
+        """Say what is wrong with joint states; empty if nothing is."""
+        if missing:
+            return (f'{self._topic.where}: joints {missing} of robot {self._robot} are missing; '
+                    f'there are: {", ".join(names)[:300]}')
+        for part in ('position', 'velocity'):
+            if layout.lengths[part] != len(names):
+                return (f'{self._topic.where}: {layout.lengths[part]} numbers of {part} for '
+                        f'{len(names)} joints; both positions and velocities are needed')
+        return ''
 
     def require_some(self) -> None:
         """Refuse a topic that never had the robot's joints."""
@@ -193,6 +205,19 @@ class _Sampler:
     def take(self, times: np.ndarray, states: np.ndarray, command_times: np.ndarray,
              commands: np.ndarray) -> Iterator[Columns]:
         """Take what was recorded next; give what is complete."""
+        before = np.concatenate([self._times[-1:], times])
+        back = np.flatnonzero(np.diff(before) < -self._gap_ns) + 1 - (len(before) - len(times))
+        edges = [0, *back.tolist(), len(times)]
+        for place, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+            if place:
+                self._tally.mark(SET_BACK)
+                yield from self.rest()
+                self._times, self._states = self._times[:0], self._states[:0]
+                self._command_times, self._commands = self._command_times[:0], self._commands[:0]
+            yield from self._take(times[begin:end], states[begin:end], command_times, commands)
+
+    def _take(self, times: np.ndarray, states: np.ndarray, command_times: np.ndarray,
+              commands: np.ndarray) -> Iterator[Columns]:
         self._times, self._states = _merged(self._times, self._states, times, states)
         self._command_times, self._commands = _merged(self._command_times, self._commands,
                                                       command_times, commands)
@@ -237,8 +262,7 @@ class _Sampler:
             reason = 'without fresh joint states'
         elif not known:
             reason = 'without commands'
-        elif not (np.isfinite(before).all() and np.isfinite(state).all()
-                  and np.isfinite(command).all()):
+        elif not (plausible(before).all() and plausible(state).all() and plausible(command)):
             reason = 'not finite'
         if reason:
             self._tally.leave_out(reason)

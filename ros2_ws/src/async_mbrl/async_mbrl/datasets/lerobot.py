@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from async_mbrl.datasets.columns import Columns
-from async_mbrl.datasets.episodes import EpisodeBuilder, commanded, normalised
+from async_mbrl.datasets.episodes import EpisodeBuilder, commanded, normalised, plausible
 from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.tally import Tally
 
@@ -111,7 +111,7 @@ class _Reader:
             return
         state = np.concatenate([part[0] for part in parts]).astype(np.float64)
         action = np.concatenate([part[1] for part in parts]).astype(np.float64)
-        finite = np.isfinite(state).all(1) & np.isfinite(action).all(1)
+        finite = plausible(state) & plausible(action)
         # Between what is not finite lie stretches, each an episode of its own.
         edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]]).astype(np.int8)))
         for begin, end in edges.reshape(-1, 2):

@@ -120,6 +120,7 @@ class DatasetWriter:
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._last_episode: int | None = None
         self._next_episode = 0
+        self._about: DatasetAbout | None = None
         folder.mkdir(parents=True)
 
     def __enter__(self) -> DatasetWriter:
@@ -180,7 +181,9 @@ class DatasetWriter:
         self._sources.append(dict(source))
 
     def finish(self) -> DatasetAbout:
-        """Write what is left, then the index: now it is a dataset."""
+        """Write what is left, then the index: now it is a dataset, to which nothing is added."""
+        if self._about is not None:
+            return self._about
         if self._filled:
             self._write()
         identity = self._identity
@@ -190,8 +193,9 @@ class DatasetWriter:
                  'counts': self._counts, 'shards': [asdict(shard) for shard in self._shards],
                  'sources': self._sources}
         write_atomically(self._folder / INDEX, json.dumps(index, indent=1) + '\n')
-        return DatasetAbout(self._folder, identity, **self._counts, shards=tuple(self._shards),
-                            sources=tuple(self._sources))
+        self._about = DatasetAbout(self._folder, identity, **self._counts,
+                                   shards=tuple(self._shards), sources=tuple(self._sources))
+        return self._about
 
     def discard(self) -> None:
         """Remove what was written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from async_mbrl.datasets.identity import DatasetError
+from async_mbrl.datasets.identity import DatasetError, one_line
 
 
 class Tally:
@@ -35,8 +35,8 @@ class Tally:
 
     def note(self, line: str) -> None:
         """Keep a line to be told, once."""
-        if line not in self.notes:
-            self.notes.append(line)
+        if one_line(line) not in self.notes:
+            self.notes.append(one_line(line))
 
     def damaged(self, what: str) -> None:
         """Meet damage: what, with file and place.

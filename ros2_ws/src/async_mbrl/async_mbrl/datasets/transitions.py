@@ -114,6 +114,7 @@ class _Reader:
         self._episodes_before = 0
         self._most_episode = -1
         self._kept: Columns | None = None
+        self._fitting = False
 
     def take(self, messages: Sequence[bytes | memoryview]) -> Iterator[Columns]:
         if not messages:
@@ -182,15 +183,16 @@ class _Reader:
         numbers = np.zeros(len(messages), np.int64)
         columns = empty_columns(len(messages), identity.observation_size, identity.action_size)
         good = np.zeros(len(messages), bool)
+        wrong: list[tuple[str, int]] = []
         for rows, layout, found in self._topic.decode(messages):
-            wrong = [name for name in _ARRAYS if layout.lengths[name] != sizes[name]]
-            if wrong:
-                name = wrong[0]
-                raise DatasetError(
-                    f'{self._where}: transition {int(found["number"][0])} has '
-                    f'{layout.lengths[name]} numbers of {name}, but task '
-                    f'{identity.task["name"]} and robot {identity.robot["name"]} have '
-                    f'{sizes[name]}; give the task and robot it was recorded with')
+            misfits = [name for name in _ARRAYS if layout.lengths[name] != sizes[name]]
+            if misfits:
+                name = misfits[0]
+                wrong.append((f'{self._where}: transition {int(found["number"][0])} has '
+                              f'{layout.lengths[name]} numbers of {name}, but task '
+                              f'{identity.task["name"]} and robot {identity.robot["name"]} have '
+                              f'{sizes[name]}', len(rows)))
+                continue
             good[rows] = True
             numbers[rows] = np.minimum(found['number'], _MOST)
             for name in (*_ARRAYS, 'reward', 'episode', 'step', 'log_probability'):
@@ -199,6 +201,12 @@ class _Reader:
                 getattr(columns, name)[rows] = found[name] != 0
             columns.policy_version[rows, 0] = found['incarnation']
             columns.policy_version[rows, 1] = np.minimum(found['counter'], _MOST)
+        self._fitting |= bool(good.any())
+        for what, count in wrong:
+            if not self._fitting:
+                raise DatasetError(f'{what}; give the task and robot it was recorded with')
+            self._tally.damaged(what)
+            self._tally.leave_out('damaged messages', count)
         columns.source[:] = np.where(columns.policy_version.any(1), Source.POLICY, Source.UNKNOWN)
         if good.all():
             return numbers, columns

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rosbags.typesys import Stores, get_typestore
 
+from async_mbrl.collection.recording import typestore
 from async_mbrl.datasets.cdr import (
     FLOAT64_MULTI_ARRAY,
     JOINT_STATE,
@@ -20,7 +20,7 @@ from async_mbrl.datasets.cdr import (
     Schema,
 )
 
-STORE = get_typestore(Stores.ROS2_JAZZY)
+STORE = typestore()
 TYPES = STORE.types
 NUMBERS = st.floats(width=64)
 VECTORS = st.lists(NUMBERS, max_size=4).map(lambda values: np.array(values, np.float64))
@@ -93,6 +93,29 @@ def agree(schema: Schema, messages: list[Any], order: bool) -> None:
                 elif not isinstance(wanted, str):
                     assert layout.lengths[name] == len(wanted) == 0
     assert sorted(seen) == list(range(len(messages)))
+
+
+@st.composite
+def transitions(draw: st.DrawFn) -> Any:
+    def numbers() -> np.ndarray:
+        return np.array(draw(st.lists(st.floats(width=32), max_size=4)), np.float32)
+
+    whole = st.integers(0, 2**32 - 1)
+    long = st.integers(0, 2**64 - 1)
+    return TYPES['async_mbrl_interfaces/msg/Transition'](
+        header=header(draw), number=draw(long), episode=draw(whole), step=draw(whole),
+        observation=numbers(), action_requested=numbers(), action_applied=numbers(),
+        next_observation=numbers(), reward=draw(NUMBERS), terminated=draw(st.booleans()),
+        truncated=draw(st.booleans()),
+        policy_version=TYPES['async_mbrl_interfaces/msg/SnapshotVersion'](
+            incarnation=draw(whole), counter=draw(long)),
+        log_probability=draw(st.floats(width=32)), intervened=draw(st.booleans()),
+        publish_time_ns=draw(st.integers(-2**63, 2**63 - 1)))
+
+
+@given(messages=st.lists(transitions(), max_size=6), repeat=st.integers(1, 2), order=st.booleans())
+def test_transitions_are_read_as_by_rosbags(messages: list[Any], repeat: int, order: bool) -> None:
+    agree(TRANSITION, messages * repeat, order)
 
 
 @given(messages=st.lists(joint_states(), max_size=6), repeat=st.integers(1, 2), order=st.booleans())

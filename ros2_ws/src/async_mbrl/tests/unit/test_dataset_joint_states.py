@@ -34,6 +34,7 @@ from async_mbrl.datasets.columns import Columns, Source, joined
 from async_mbrl.datasets.episodes import CLIPPED, GoalRule
 from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.importing import ImportOptions, import_sources
+from async_mbrl.datasets.joint_states import SET_BACK
 from async_mbrl.datasets.store import read_about
 from async_mbrl.tasks import make_task
 
@@ -121,6 +122,22 @@ def test_a_long_pause_begins_a_new_clock(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.observation[9, :7], motion(3.333)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize('batch', [5, 2048])
+def test_a_clock_that_is_set_back_begins_a_new_stretch(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    monkeypatch.setattr(bags, '_BATCH', batch)
+    times = clock(1.001, 0.01)
+    items = [*states(times), *commands(times, efforts(times))]
+    first = write(tmp_path / 'bag', [(stamp + 10**11, *rest) for stamp, *rest in items])
+    second = write(tmp_path / 'other', items)
+    (second / 'other.mcap').rename(first / 'bag_1.mcap')
+    (first / 'metadata.yaml').unlink()
+    found, source = load(first, tmp_path)
+    assert found.episode.tolist() == [0] * 10 + [1] * 10
+    assert source['marked'] == {SET_BACK: 1}
+    np.testing.assert_array_equal(found.action_applied[:10], found.action_applied[10:])
+
+
 def test_before_the_first_command_nothing_is_taken(tmp_path: Path) -> None:
     command_times = clock(2.0, 0.05, 0.52)
     folder = write(tmp_path / 'bag', [*states(clock(2.001, 0.01)), *commands(
@@ -133,6 +150,7 @@ def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     command_times = clock(2.0, 0.1)
     values = efforts(command_times)
     values[7, 3] = np.nan
+    values[11, 3] = 1e300
     folder = write(tmp_path / 'bag', [*states(clock(1.501, 0.01)), *commands(
         command_times, values)])
     found, source = load(folder, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ from dataset_rig import (
     write_dataset,
     write_journal,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from async_mbrl.collection.recording import typestore, write_recording
@@ -310,3 +313,55 @@ def test_sources_are_told(tmp_path: Path) -> None:
     assert told == [f'{tmp_path}/run/journal: journal, 5 transitions, 1 episodes']
     assert json.loads((tmp_path / 'x' / 'dataset.json').read_text())['sources'] == [
         dict(source) for source in read_about(tmp_path / 'x').sources]
+
+
+def test_a_recording_in_several_files_is_one(tmp_path: Path) -> None:
+    live = transitions(60)
+    write_bag(tmp_path / 'bag', live[:31])
+    write_bag(tmp_path / 'bag_1', live[31:])
+    (tmp_path / 'bag_1' / 'bag_1.mcap').rename(tmp_path / 'bag' / 'bag_1.mcap')
+    metadata = tmp_path / 'bag' / 'metadata.yaml'
+    text = metadata.read_text()
+    metadata.write_text(text.replace('  - bag.mcap\n', '  - bag.mcap\n  - bag_1.mcap\n', 1))
+    assert metadata.read_text() != text
+    import_sources([tmp_path / 'bag'], tmp_path / 'dataset', task(), ImportOptions(), print)
+    assert_like_live(tmp_path / 'dataset', live)
+    (tmp_path / 'bag' / 'bag.mcap').unlink()
+    with pytest.raises(DatasetError, match=r'bag\.mcap: missing, although metadata\.yaml names it'):
+        import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), ImportOptions(), print)
+    about = import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), SKIP, print)
+    assert about.transitions == 29
+
+
+@pytest.mark.parametrize('plugin', list(StoragePlugin))
+@given(where=st.floats(0.0, 1.0), value=st.integers(0, 255), length=st.integers(1, 12),
+       cut=st.booleans())
+def test_damage_anywhere_is_refused_or_skipped(
+        bags_of_300: dict[StoragePlugin, tuple[str, bytes]], plugin: StoragePlugin, where: float,
+        value: int, length: int, cut: bool) -> None:
+    name, data = bags_of_300[plugin]
+    begin = round(where * (len(data) - length))
+    damaged = data[:begin] + bytes([value]) * length + (b'' if cut else data[begin + length:])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(damaged)
+        for options in (ImportOptions(), SKIP):
+            try:
+                about = import_sources([path], Path(folder) / f'{options.skip_damaged}', task(),
+                                       options, str)
+                assert 0 < about.transitions <= 300
+            except DatasetError as error:
+                assert name in str(error) and '\n' not in str(error)
+                assert not (Path(folder) / f'{options.skip_damaged}').exists()
+
+
+@pytest.fixture(scope='module')
+def bags_of_300(tmp_path_factory: pytest.TempPathFactory) -> dict[StoragePlugin, tuple[str, bytes]]:
+    """Name and content of the one file of a bag of each kind."""
+    found = {}
+    for plugin, suffix in ((StoragePlugin.MCAP, 'mcap'), (StoragePlugin.SQLITE3, 'db3')):
+        folder = tmp_path_factory.mktemp('bags') / 'bag'
+        write_bag(folder, transitions(300), plugin=plugin)
+        (path,) = folder.glob(f'*.{suffix}')
+        found[plugin] = path.name, path.read_bytes()
+    return found
