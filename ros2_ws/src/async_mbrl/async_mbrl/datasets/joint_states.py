@@ -31,6 +31,8 @@ _POINTS = {'position': 'positions', 'velocity': 'velocities', 'effort': 'effort'
 GAP_S = 1.0
 SET_BACK = 'times at which the clock was set back, where a new stretch begins'
 _MOST_NS = 2**62
+_HELD = 1e-6
+"""Share of a step for which something must have been held to count; less is rounding."""
 
 
 def read_joint_states(bag: Bag, task: Any, builder: EpisodeBuilder, tally: Tally, *,
@@ -294,12 +296,18 @@ class _Sampler:
         if self._last_command:
             places = np.searchsorted(times, due[1:], 'left') - 1
             return commands[np.maximum(places, 0)], places >= 0
+        # What is not finite must not spoil the sums for all that follows: it counts in a column of
+        # its own, and makes not finite only the steps in which it was held.
+        bad = ~plausible(commands)[:, None]
+        commands = np.concatenate([np.where(bad, 0.0, commands), bad], 1)
         held_s = np.diff(times, append=times[-1])[:, None] * 1e-9
         sums = np.concatenate([np.zeros((1, commands.shape[1])), np.cumsum(commands * held_s, 0)])
         places = np.searchsorted(times, due, 'right') - 1
         safe = np.maximum(places, 0)
         integral = sums[safe] + commands[safe] * ((due - times[safe]) * 1e-9)[:, None]
-        return np.diff(integral, axis=0) / (self._period_ns * 1e-9), places[:-1] >= 0
+        mean = np.diff(integral, axis=0) / (self._period_ns * 1e-9)
+        mean[mean[:, -1] > _HELD] = np.nan
+        return mean[:, :-1], places[:-1] >= 0
 
     def _forget(self) -> None:
         """Keep what is newest at the last sample, and all after it."""
