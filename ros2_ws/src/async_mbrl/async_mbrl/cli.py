@@ -33,8 +33,10 @@ exit status:
 """
 
 
-_EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'set')
+_EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'dataset', 'set')
 """Arguments of a run that also make sense where nothing takes wall time."""
+_PRETRAINED = ('task', 'robot', 'algorithm', 'seed', 'motion_time', 'run_dir', 'dataset', 'set')
+"""Arguments of a run that begins without a robot."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument('--no-video', action='store_true',
                     help='make no animation of before and after')
     up.set_defaults(run=_up)
+
+    pretrain = commands.add_parser(
+        'pretrain', help='learn from a dataset, before the run goes online',
+        description='Learn from a dataset without a robot, in the folder of a run: of a new one, '
+        'for which --dataset is needed, or of one that was interrupted. async-mbrl up --run-dir '
+        'goes on from there online; with --dataset it does all of this by itself.')
+    for argument in ARGUMENTS:
+        if argument.name in _PRETRAINED:
+            _add(pretrain, argument)
+    pretrain.set_defaults(run=_pretrain)
 
     emulate = commands.add_parser(
         'emulate', help='learn in simulation on an emulated clock: one process, the same numbers '
@@ -216,6 +228,25 @@ def _up(options: argparse.Namespace) -> int:
                                  episodes=options.episodes), Path.cwd())
 
 
+def _pretrain(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name) for name in _PRETRAINED if name != 'set'}
+    given['set'] = ';'.join(options.set) if options.set else None
+    from datetime import datetime
+
+    from async_mbrl.bringup.folder import open_run
+    from async_mbrl.bringup.pretrain import pretrain
+    from async_mbrl.bringup.resources import share_folder
+
+    run = open_run(parse_request(given), share_folder(), Path.cwd(), datetime.now())
+    with run.lock:
+        if not run.composition.run.dataset:
+            raise ConfigError('dataset: none to learn from; name one with --dataset')
+        pretrain(run.composition, run.folder, lambda line: print(line, flush=True))
+    print(f'its files are in {run.folder.root}; go on online with: async-mbrl up sim --run-dir '
+          f'{run.folder.root}')
+    return 0
+
+
 def _emulate(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in _EMULATED if name != 'set'}
     given['set'] = ';'.join(options.set) if options.set else None
@@ -241,7 +272,8 @@ def _bench_paper(options: argparse.Namespace) -> int:
     name = 'paper_quick.json' if options.quick else 'paper.json'
     return paper(PaperOptions(
         quick=options.quick, only=options.only, minutes_left=options.minutes_left,
-        jobs=options.jobs, tell=options.tell, results=options.output or Path('benchmarks/results') / name,
+        jobs=options.jobs, tell=options.tell,
+        results=options.output or Path('benchmarks/results') / name,
         runs=options.runs / 'quick' if options.quick else options.runs))
 
 

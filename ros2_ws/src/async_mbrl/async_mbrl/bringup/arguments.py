@@ -50,6 +50,8 @@ ARGUMENTS = (
              'Time of learning motion after which the run ends, s (resets not counted).'),
     Argument('run_dir', str, '',
              'Folder of the run; one that exists is resumed. Empty: runs/<time>-<task>.'),
+    Argument('dataset', str, '', 'Folder of a dataset that the policy is learned from, before the '
+             'arm moves and beside what it does then. Empty: none.'),
     Argument('real_time_factor', float, '1.0',
              'Seconds of robot time in a second, simulation only; other than 1 with /clock.'),
     Argument('dry_run', bool, '',
@@ -78,6 +80,7 @@ class RunRequest:
     seed: int | None = None
     motion_time: float | None = None
     run_dir: str | None = None
+    dataset: str | None = None
     real_time_factor: float | None = None
     dry_run: bool | None = None
     set: tuple[str, ...] = ()

@@ -56,6 +56,11 @@ def check(composition: Composition, origin: Mapping[str, str]) -> Composition:
         raise ConfigError(f'schedule.name: {composition.schedule.name}, but '
                           f'{composition.run.algorithm} plans in the newest model while the arm '
                           'moves; use async')
+    if composition.run.dataset:
+        composition.improvement.check_offline()
+        if composition.schedule.sequential:
+            raise ConfigError(f'schedule.name: {composition.schedule.name}, but a dataset is '
+                              'learned from while the arm moves; use async')
     path = find_model(composition.robot.model)
     if is_urdf(path):
         composition = with_urdf(composition, path.read_text(), str(path))

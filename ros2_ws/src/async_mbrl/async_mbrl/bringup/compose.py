@@ -63,7 +63,9 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
             'run_dir': str(run_dir), 'seed': int(default('seed')) if request.seed is None
             else request.seed, 'algorithm': algorithm,
             'real_time_factor': float(default('real_time_factor'))
-            if request.real_time_factor is None else request.real_time_factor},
+            if request.real_time_factor is None else request.real_time_factor,
+            'dataset': '' if not request.dataset else str(
+                Path(request.dataset).expanduser().resolve())},
         'collection': {'motion_time_s': float(default('motion_time'))
                        if request.motion_time is None else request.motion_time},
         'controller': {},
@@ -163,7 +165,7 @@ def compose_use(source: Composition, root: Path, request: RunRequest,
         raise ConfigError(f'{root}: robot {source.robot.name} cannot be simulated, it has no '
                           f'{source.robot.name}.sim.yaml; use it with --where real')
     mapping = source.to_mapping()
-    mapping['run'].update(mode='use', policy_from=str(root), run_dir=str(run_dir))
+    mapping['run'].update(mode='use', policy_from=str(root), run_dir=str(run_dir), dataset='')
     mapping['collection']['learners'] = ['policy_learner']
     if where == 'real':
         mapping['run']['real_time_factor'] = 1.0

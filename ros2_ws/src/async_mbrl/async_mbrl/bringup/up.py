@@ -22,6 +22,7 @@ from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.domain import DomainClaim
 from async_mbrl.bringup.folder import OpenRun, open_run, open_use, start_lines
 from async_mbrl.bringup.graph import describe, write_parameters
+from async_mbrl.bringup.pretrain import pretrain
 from async_mbrl.bringup.processes import Launcher
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.bringup.supervisor import State, Supervisor
@@ -93,6 +94,7 @@ def up(request: RunRequest, options: UpOptions, working: Path,
             run = open_use(request, source, share_folder(), working, datetime.now(),
                            domain.claim_for, robot_description)
         with run.lock:
+            pretrain(run.composition, run.folder, lambda line: print(line, flush=True))
             before = written(run.folder)
             with closing(Monitor()) as monitor:
                 monitor.start()

@@ -27,7 +27,8 @@ def settings_of(composition: Composition) -> EmulationSettings:
         seed=composition.run.seed, robot=composition.robot, plant=composition.plant,
         task=composition.task, collection=composition.collection, model=composition.model,
         network=composition.network, exploration=composition.exploration,
-        improvement=composition.improvement, schedule=composition.schedule)
+        improvement=composition.improvement, schedule=composition.schedule,
+        dataset=composition.run.dataset)
 
 
 def emulate(composition: Composition, samples: int, output: Path | None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.clock import FakeClock
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
+from async_mbrl.core.plan import Plan
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.schedule import ScheduleConfig
 from async_mbrl.core.snapshot import Snapshot
@@ -26,6 +28,7 @@ from async_mbrl.learning.learner import Learner, learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.predictive_control import PredictiveControl
+from async_mbrl.learning.pretraining import read_offline
 from async_mbrl.learning.sequential import SequentialLearner
 from async_mbrl.learning.settings import ImprovementConfig, PetsConfig
 from async_mbrl.simulation.body import make_physics
@@ -35,6 +38,18 @@ from async_mbrl.tasks import TaskConfig, make_task
 
 _PLANT = 21
 """Number that keeps the sensor noise apart from other random streams of the seed."""
+
+
+class Control(Protocol):
+    """Gives actions ahead of the steps that they are for."""
+
+    def plan(self, event: ControlStep) -> Plan | None:
+        """Plan on from an event of the control loop; None for no plan."""
+        ...
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """Take a model that is learned meanwhile."""
+        ...
 
 
 class EmulationError(RuntimeError):
@@ -55,6 +70,7 @@ class EmulationSettings:
     exploration: ExplorationConfig
     improvement: ImprovementConfig
     schedule: ScheduleConfig
+    dataset: str = ''
 
 
 @dataclass
@@ -96,12 +112,15 @@ class EmulatedRun:
     random numbers follow from the seed, so a run can be repeated exactly on the same machine.
     """
 
-    def __init__(self, settings: EmulationSettings, samples: int) -> None:
-        """Set up robot and learners.
+    def __init__(self, settings: EmulationSettings, samples: int, *, pace: Pace | None = None,
+                 control: Control | None = None) -> None:
+        """Set up robot and learners; what is learned from a dataset alone is learned here.
 
         Args:
             settings: of the run.
             samples: transitions to collect, at least 1.
+            pace: what takes the transitions and gives policies, in place of learners.
+            control: what plans the actions, in place of the planner of the settings.
 
         Raises:
             ConfigError: parts do not fit each other.
@@ -117,13 +136,17 @@ class EmulatedRun:
         self._arm = OfflineArm(
             make_physics(settings.plant, settings.robot,
                          np.random.default_rng([settings.seed, _PLANT])), self._core, FakeClock())
-        self._model, self._policy = _learners(settings, self._task)
-        self._control: PredictiveControl | None = None
-        if isinstance(settings.improvement, PetsConfig):
+        self._model: Learner | None = None
+        self._policy: Learner | None = None
+        self._control = control
+        if isinstance(settings.improvement, PetsConfig) and control is None:
             self._control = PredictiveControl(settings.improvement, settings.model, self._task,
                                               seed=learner_seed(settings.seed, 'planner'))
         self._planned_with = 0
-        self._pace = _pace(settings.schedule, self._model, self._policy)
+        if pace is None:
+            self._model, self._policy = _learners(settings, self._task)
+            pace = _pace(settings.schedule, self._model, self._policy)
+        self._pace = pace
         self._newest: Snapshot | None = None
         self._since_s = 0.0
         self.progress = Progress()
@@ -152,6 +175,10 @@ class EmulatedRun:
             if aborts >= self._config.maximum_aborts:
                 raise EmulationError(f'{aborts} episodes in a row were aborted: {reason}')
         return self.progress
+
+    def first_policy(self) -> Snapshot:
+        """Give the policy that the run begins with, before it does."""
+        return self._pace.first()
 
     def policy_bytes(self) -> bytes:
         """Give the newest policy, encoded."""
@@ -184,7 +211,7 @@ class EmulatedRun:
                 self._plan(self._control, event)
         return None
 
-    def _plan(self, control: PredictiveControl, event: ControlStep) -> None:
+    def _plan(self, control: Control, event: ControlStep) -> None:
         """Plan for the step after this one, in the newest model; planning takes no robot time."""
         model = self._model
         if model is not None and model.ready and model.updates > self._planned_with:
@@ -204,17 +231,22 @@ class EmulatedRun:
         progress.robot_time_s = self._collector.robot_time_s
         progress.elapsed_s = time.process_time() - self._since_s
         progress.updates = {'model': 0 if model is None else model.updates,
-                            'policy': self._policy.updates}
+                            'policy': 0 if self._policy is None else self._policy.updates}
         progress.planned_steps = self._core.planned_steps
         progress.model_epochs = 0.0 if model is None else model.epochs
 
 
-def _learners(settings: EmulationSettings, task: Any) -> tuple[Learner | None, Learner]:
+def _learners(settings: EmulationSettings, task: Any) -> tuple[Learner | None, PolicyLearner]:
     model = ModelLearner(settings.model, task, seed=learner_seed(settings.seed, 'model_learner')
                          ) if settings.improvement.NEEDS_MODEL else None
-    return model, PolicyLearner(
+    policy = PolicyLearner(
         settings.improvement, settings.model, settings.network, settings.exploration, task,
         seed=learner_seed(settings.seed, 'policy_learner'))
+    if settings.dataset:
+        policy.use_offline(read_offline(task, Path(settings.dataset)))
+        for _ in range(settings.improvement.offline_updates):
+            policy.learn_offline()
+    return model, policy
 
 
 def _pace(schedule: ScheduleConfig, model: Learner | None, policy: Learner) -> Pace:

@@ -108,6 +108,14 @@ def recorded_hash(folder: Path) -> str:
         return ''
 
 
+def recorded_count(folder: Path, name: str) -> int:
+    """Give a number that the index of a checkpoint tells; 0 without a checkpoint, or without it."""
+    try:
+        return int(json.loads((folder / INDEX).read_text())['about'].get(name, 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
+
+
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Put a prefix and a slash before each name."""
     return {f'{prefix}/{name}': tensor for name, tensor in tensors.items()}

@@ -7,6 +7,9 @@ import torch
 from async_mbrl.core.snapshot import Version
 from async_mbrl.learning.buffer import Samples, TransitionBuffer, together
 
+EVENLY = -1.0
+"""The share of offline data in a batch that is their share of all transitions."""
+
 
 class Experience:
     """Transitions of the robot, offline data beside them, and what is of the newest policy."""

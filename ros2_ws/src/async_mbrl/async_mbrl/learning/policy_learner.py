@@ -115,12 +115,7 @@ class PolicyLearner(Worker):
             ConfigError: the algorithm learns from what its own policy has done, or in a model; or
                 there are fewer than two transitions.
         """
-        config = self._improvement
-        name = type(config).__name__.removesuffix('Config')
-        if config.NEEDS_MODEL:
-            raise ConfigError(f'offline data: {name} learns in a model, not from transitions')
-        if config.on_policy_transitions:
-            raise ConfigError(f'offline data: {name} learns only from what its newest policy did')
+        self._improvement.check_offline()
         if len(offline) < 2:
             raise ConfigError(f'offline data: {len(offline)} transitions; expected 2 at least')
         self._experience.offline = offline

@@ -11,6 +11,8 @@ import numpy as np
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.datasets.columns import Columns
+from async_mbrl.datasets.identity import identity_of
+from async_mbrl.datasets.store import read_about, read_columns
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.policy_learner import PolicyLearner
 
@@ -42,6 +44,24 @@ def offline_buffer(task: Any, parts: Iterable[Columns]) -> TransitionBuffer:
     return buffer
 
 
+def read_offline(task: Any, folder: Path) -> TransitionBuffer:
+    """Read a dataset into a buffer.
+
+    Args:
+        task: that it must belong to, see :mod:`async_mbrl.tasks`.
+        folder: of the dataset.
+
+    Raises:
+        ConfigError: it is no dataset, damaged, or of another task or robot; or it cannot be learned
+            from.
+    """
+    read_about(folder, identity_of(task))
+    try:
+        return offline_buffer(task, read_columns(folder))
+    except ValueError as error:
+        raise ConfigError(f'dataset: {folder}: {error}') from None
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far pre-training has come.
@@ -66,7 +86,7 @@ class Pretraining:
     """
 
     def __init__(self, learner: PolicyLearner, offline: TransitionBuffer, folder: Path) -> None:
-        """Prepare, or go on from the checkpoint of a pre-training that was interrupted.
+        """Prepare, or go on from what the folder holds.
 
         Args:
             learner: one that has learned nothing yet, of an algorithm that is off-policy and
@@ -75,19 +95,23 @@ class Pretraining:
             folder: of the checkpoint; made if it does not exist.
 
         Raises:
-            ConfigError: the algorithm cannot learn from these data, or the checkpoint is of a run
-                that has gone online.
+            ConfigError: the algorithm cannot learn from these data.
             CheckpointError: there is a checkpoint that is damaged or belongs to something else.
         """
         learner.use_offline(offline)
-        if learner.restore(folder):
-            raise ConfigError(f'{folder}: what is there has learned from {learner.next_transition} '
-                              'transitions of a robot already; give another folder')
+        learner.restore(folder)
         self._learner = learner
         self._folder = folder
 
+    @property
+    def online(self) -> bool:
+        """Whether the learner has gone online: what the robot did since must not be undone."""
+        return self._learner.next_transition > 0
+
     def run(self, updates: int, interval: int = 1000) -> Iterator[Progress]:
-        """Make updates until there are so many in all; write a checkpoint before each report.
+        """Make updates until there are so many in all, unless the learner has gone online.
+
+        A checkpoint is written before each report.
 
         Args:
             updates: how many there shall be, those before a restart included.
@@ -97,7 +121,7 @@ class Pretraining:
             LearningDiverged: a parameter is not finite; the checkpoint before stands.
         """
         learner = self._learner
-        while learner.offline_updates < updates:
+        while not self.online and learner.offline_updates < updates:
             for _ in range(min(interval, updates - learner.offline_updates)):
                 learner.learn_offline()
             learner.save(self._folder)

@@ -16,12 +16,14 @@ from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder, RunSettings
 from async_mbrl.core.schedule import ScheduleConfig
 from async_mbrl.core.snapshot import Snapshot
+from async_mbrl.learning.checkpoint import recorded_count
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import Learner, learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.policy_server import PolicyServer
+from async_mbrl.learning.pretraining import read_offline
 from async_mbrl.learning.sequential import SequentialLearner
 from async_mbrl.learning.settings import IMPROVEMENTS
 from async_mbrl.ros.bounds import StreamBounds
@@ -90,6 +92,8 @@ class PolicyLearnerNode(LearnerNode):
         learner = PolicyLearner(
             config.improvement, config.model, config.network, config.exploration, self.task,
             incarnation=incarnation, seed=learner_seed(config.run.seed, NAME))
+        if config.run.dataset:
+            self._use_dataset(learner, folder)
         if config.schedule.sequential:
             model = ModelLearner(
                 config.model, self.task, incarnation=incarnation,
@@ -101,6 +105,22 @@ class PolicyLearnerNode(LearnerNode):
         return self._bridge(learner, files, SnapshotIntake(
             self, 'model', learner.model_architecture, learner.model_bytes, backlog=MODEL_BACKLOG,
             decode=lambda model, _published_ns: model, take=learner.take_snapshot))
+
+    def _use_dataset(self, learner: PolicyLearner, folder: Path) -> None:
+        """Let the learner learn from the dataset of the run, too.
+
+        Raises:
+            ConfigError: it cannot be used, or the updates that come before the arm moves are
+                missing: they take longer than an arm should be kept waiting for.
+        """
+        run, wanted = self.config.run, self.config.improvement.offline_updates
+        made = recorded_count(folder, 'offline_updates')
+        if made < wanted:
+            raise ConfigError(f'run.dataset: {made} of {wanted} updates from {run.dataset} have '
+                              f'been made; first run: async-mbrl pretrain {run.run_dir}')
+        learner.use_offline(read_offline(self.task, Path(run.dataset)))
+        self.get_logger().info(f'learns from {learner.offline_transitions} transitions of '
+                               f'{run.dataset} besides; {made} updates were made of them before')
 
     def _server(self, incarnation: int) -> PolicyServer:
         run = self.config.run

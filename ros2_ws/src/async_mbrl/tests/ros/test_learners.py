@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import signal
@@ -25,11 +26,19 @@ from rclpy.node import Node
 from rclpy.serialization import serialize_message
 from std_srvs.srv import Trigger
 
+from async_mbrl.bringup.supervisor import CONFIG_STATUS
 from async_mbrl.control.policy import PolicyLayout
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.network import PolicyNetworkConfig, policy_architecture
 from async_mbrl.core.run import RunFolder
 from async_mbrl.core.schedule import TURNS_METRIC
+from async_mbrl.datasets.columns import Source, columns_of
+from async_mbrl.datasets.identity import identity_of
+from async_mbrl.datasets.store import DatasetWriter
+from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.pretraining import Pretraining, read_offline
+from async_mbrl.learning.settings import AwacConfig
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import (
     SnapshotAssembler,
@@ -65,9 +74,7 @@ class Script:
         self.run_status = self.node.create_publisher(msg.RunStatus, 'run_status', qos.STATUS)
         self.statuses: dict[str, msg.LearnerStatus] = {}
         self.policies: list[snapshots.Snapshot] = []
-        network = PolicyNetworkConfig(tuple(NETWORK['hidden']), 'tanh', 'clip')
-        self.assembler = SnapshotAssembler('policy', policy_architecture(network, self.task),
-                                           PolicyLayout(self.task, network).size)
+        self.expect(PolicyNetworkConfig(tuple(NETWORK['hidden']), 'tanh', 'clip'))
         self.node.create_subscription(msg.LearnerStatus, 'learner_status', self._on_status,
                                       qos.STATUS)
         self.node.create_subscription(msg.ParameterSnapshot, 'policy_parameters', self._on_policy,
@@ -75,6 +82,11 @@ class Script:
         self.processes: list[subprocess.Popen[str]] = []
         self.thread = threading.Thread(target=self.executor.spin, daemon=True)
         self.thread.start()
+
+    def expect(self, network: PolicyNetworkConfig) -> None:
+        """Take policies of a network from now on."""
+        self.assembler = SnapshotAssembler('policy', policy_architecture(network, self.task),
+                                           PolicyLayout(self.task, network).size)
 
     def _on_status(self, message: msg.LearnerStatus) -> None:
         self.statuses[message.name] = message
@@ -85,9 +97,9 @@ class Script:
             self.policies.append(found)
 
     def start(self, name: str, schedule: dict[str, Any] | None = None,
-              **run: Any) -> subprocess.Popen[str]:
+              sections: dict[str, Any] | None = None, **run: Any) -> subprocess.Popen[str]:
         parts = {'model': MODEL, 'network': NETWORK, 'exploration': {'initial_steps': 10},
-                 'improvement': IMPROVEMENT}
+                 'improvement': IMPROVEMENT, **(sections or {})}
         parameters = {
             'run': {'run_dir': str(self.folder), 'seed': 3, 'algorithm': 'me_ppo', **run},
             'robot': learning_rig.ROBOT, 'task': learning_rig.TASK,
@@ -418,3 +430,46 @@ def test_one_process_learns_both_in_turns_and_goes_on_in_the_middle_of_one(scrip
     script.tell(msg.RunStatus.DONE)
     assert learner.wait(30) == 0
     assert checkpoint_lines(learner, 'restored') == [saved]
+
+
+def test_a_dataset_is_learned_from_besides_once_the_updates_before_are_made(
+        script: Script) -> None:
+    improvement = {'offline_updates': 5, 'batch': 16, 'critic_hidden': [8],
+                   'minimum_transitions': 10}
+    network = {**NETWORK, 'squash': 'tanh_mean', 'distribution': 'state_independent'}
+    acting = PolicyNetworkConfig((16, 16), 'tanh', 'tanh_mean', 'state_independent')
+    script.expect(acting)
+    dataset = script.folder / 'dataset'
+    with DatasetWriter(dataset, identity_of(script.task)) as writer:
+        writer.append(columns_of(learning_rig.Plant(script.task, seed=8).explore(4),
+                                 Source.SCRIPT))
+    begin = functools.partial(
+        script.start, 'policy_learner', algorithm='awac', dataset=str(dataset),
+        sections={'improvement': improvement, 'network': network})
+
+    process = begin()
+    assert process.wait(TIMEOUT_S) == CONFIG_STATUS
+    assert process.stderr is not None
+    assert (f'0 of 5 updates from {dataset} have been made; first run: async-mbrl pretrain '
+            f'{script.folder}') in process.stderr.read()
+    script.processes.remove(process)
+    process.stderr.close()
+
+    learner = PolicyLearner(
+        AwacConfig(offline_updates=5, batch=16, critic_hidden=(8,), minimum_transitions=10),
+        ModelConfig(), acting,
+        ExplorationConfig(initial_steps=10), script.task, seed=0)
+    training = Pretraining(learner, read_offline(script.task, dataset),
+                           RunFolder(script.folder).learner('policy_learner'))
+    assert [progress.updates for progress in training.run(5)] == [5]
+
+    begin()
+    script.collect(2)
+    script.tell(msg.RunStatus.LEARNING)
+    script.until(lambda: 'policy_learner' in script.statuses
+                 and script.statuses['policy_learner'].updates > 3, 'it does not learn')
+    script.until(lambda: metrics_from_message(script.statuses['policy_learner']).get(
+        'offline_transitions') == 60, 'the dataset is not there')
+    status = script.statuses['policy_learner']
+    assert metrics_from_message(status)['offline_updates'] == 5
+    assert status.next_transition == 30     # offline data count for nothing

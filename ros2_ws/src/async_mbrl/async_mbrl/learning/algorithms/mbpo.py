@@ -15,7 +15,7 @@ from torch import nn
 
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam
-from async_mbrl.learning.buffer import Samples
+from async_mbrl.learning.buffer import Samples, together
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.imagined_buffer import ImaginedBuffer
 from async_mbrl.learning.policy import Policy
@@ -75,7 +75,7 @@ class Mbpo(nn.Module):
         self.since_rollouts += 1
         real = round(config.real_share * config.batch)
         rows = torch.randint(len(imagination.buffer), (real,), generator=generator)
-        batch = _together(imagination.buffer.samples(rows),
+        batch = together(imagination.buffer.samples(rows),
                           self.imagined.draw(config.batch - real, generator))
         self.actor_critic.improve(batch, generator)
 
@@ -104,8 +104,3 @@ class Mbpo(nn.Module):
             observation = following
         self._reward = float(torch.cat(rewards).mean())
 
-
-def _together(*parts: Samples) -> Samples:
-    return Samples(*(torch.cat([getattr(part, name) for part in parts])
-                     for name in ('observation', 'action', 'next_observation', 'reward',
-                                  'terminated')))

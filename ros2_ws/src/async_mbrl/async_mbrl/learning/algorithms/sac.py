@@ -13,7 +13,7 @@ from torch import nn
 
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam
-from async_mbrl.learning.experience import Experience
+from async_mbrl.learning.experience import EVENLY, Experience
 from async_mbrl.learning.policy import Policy
 from async_mbrl.learning.settings import SacConfig
 from async_mbrl.learning.soft_actor_critic import SoftActorCritic
@@ -54,9 +54,7 @@ class Sac(nn.Module):
 
     def update(self, experience: Experience) -> None:
         """Improve the policy once."""
-        buffer, generator = experience.buffer, experience.generator
-        rows = torch.randint(len(buffer), (self.config.batch,), generator=generator)
-        self.actor_critic.improve(buffer.samples(rows), generator)
+        self.actor_critic.improve(experience.draw(self.config.batch, EVENLY), experience.generator)
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""

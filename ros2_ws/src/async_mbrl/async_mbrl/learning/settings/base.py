@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from async_mbrl.core.config import param
+from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 
@@ -22,6 +22,9 @@ class ImprovementConfig:
     max_updates_per_transition: float = param(
         'updates for each transition received, on average, at most; 0: no limit', 0.0, minimum=0.0)
 
+    offline_updates: int = param('updates from a dataset alone, before the arm moves, where there '
+                                 'is one', 10_000, minimum=0)
+
     NEEDS_MODEL: ClassVar[bool] = True
     """Whether the algorithm imagines rollouts in a dynamics model."""
     PLANS: ClassVar[bool] = False
@@ -31,6 +34,20 @@ class ImprovementConfig:
     def on_policy_transitions(self) -> int:
         """Transitions of whole episodes by the newest policy that an update needs."""
         return 0
+
+    def check_offline(self) -> None:
+        """Check that the algorithm can learn from transitions that its policy did not bring about.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        name = type(self).__name__.removesuffix('Config')
+        if self.NEEDS_MODEL:
+            raise ConfigError(f'dataset: {name} learns in a model, not from transitions; use awac '
+                              'or sac')
+        if self.on_policy_transitions:
+            raise ConfigError(f'dataset: {name} learns only from what its newest policy did; use '
+                              'awac or sac')
 
     def check_network(self, network: PolicyNetworkConfig) -> None:
         """Check that the network which acts is one that the algorithm can improve.
