@@ -16,13 +16,12 @@ import argparse
 import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from d3rlpy_peer import D3rlpy, set_up
 from model_speed import product_peak, seconds_each, take_turns
+from peer import D3RLPY, Peer, add_arguments, interpreter
 from provenance import RESULTS, provenance
 
 from async_mbrl.core.network import PolicyNetworkConfig
@@ -88,26 +87,20 @@ def make_learner(numbers: str, data: TransitionBuffer) -> PolicyLearner:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    other = parser.add_mutually_exclusive_group()
-    other.add_argument('--peer', metavar='PYTHON', type=Path,
-                       help='interpreter that has d3rlpy 2.6.1')
-    other.add_argument('--setup-peer', metavar='DIR', type=Path,
-                       help='virtual environment to make with it, if it is not there; some '
-                            'hundred megabytes')
+    add_arguments(parser, D3RLPY)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    python = arguments.peer
-    if arguments.setup_peer is not None:
-        python = set_up(arguments.setup_peer)
+    python = interpreter(arguments, D3RLPY)
     data = random_data()
     contenders: dict[str, Callable[[], float]] = {
         name: partial(seconds_each, make_learner(numbers, data).learn_offline, STEPS)
         for name, numbers in NUMBERS.items()}
     peer = None
     if python is not None:
-        peer = D3rlpy(python, observation=Cheetah.state_size, action=Cheetah.action_size,
-                      transitions=TRANSITIONS, episode=EPISODE, hidden=HIDDEN, batch=BATCH,
-                      steps=STEPS)
+        peer = Peer(D3RLPY, python, [json.dumps({
+            'observation': Cheetah.state_size, 'action': Cheetah.action_size,
+            'transitions': TRANSITIONS, 'episode': EPISODE, 'hidden': HIDDEN, 'batch': BATCH,
+            'steps': STEPS})])
         contenders['peer'] = peer.seconds
     peak = product_peak()
     steps_per_s = {name: round(1.0 / seconds, 2)

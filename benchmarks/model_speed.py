@@ -6,7 +6,8 @@ torch and against fused multiplications in registers, both in the same run. With
 (``--peer`` or ``--setup-peer``) the two programs, and the two products of ours, take turns window
 by window. The work is alike, not equal: mbrl-lib learns a Gaussian, so its last layer is twice as
 wide, and it samples each imagined step in a member drawn anew; ours predicts a mean, and an
-imagined state stays in its member.
+imagined state stays in its member. Rows named bfloat16 have hidden layers multiplied in numbers of
+8 bits, which is less work than that of the peer: they are told beside the others.
 
 Needs a sourced environment (``. scripts/env.sh``).
 """
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mbrl_lib import MbrlLib, set_up
+from peer import MBRL_LIB, Peer, add_arguments, interpreter
 from provenance import RESULTS, provenance
 
 from async_mbrl.bringup.arguments import RunRequest
@@ -36,6 +37,7 @@ from async_mbrl.bringup.compose import compose
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning.config import ModelConfig
+from async_mbrl.learning.dynamics import make_imagined
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.product import choose_product, onednn_works
@@ -47,6 +49,10 @@ WINDOWS = 7
 STATES = 10_000
 # Hidden layers, batch of a member, updates of a window; the first is that of the demo.
 SHAPES = (((128, 128), 64, 100), ((200,) * 4, 256, 15), ((512,) * 3, 256, 5))
+KINDS: dict[str, dict[str, Any]] = {
+    'batched': {'product': 'batched'}, 'onednn': {'product': 'onednn'},
+    'bfloat16': {'numbers': 'bfloat16'}}
+"""How hidden layers are multiplied: settings of the model."""
 CHEETAH = SimpleNamespace(name='half_cheetah_sizes', state_size=17, action_size=6, goal_size=0)
 """What a model needs to know of a task with the sizes of HalfCheetah."""
 
@@ -165,26 +171,27 @@ def cheetah_transitions() -> list[Transition]:
             for number, (state, action) in enumerate(zip(states, actions, strict=True))]
 
 
-def plain_rows(rows: Rows, peer: MbrlLib | None) -> None:
+def plain_rows(rows: Rows, peer: Peer | None) -> None:
     """Measure updates of the unstructured ensemble and imagined steps in it."""
     transitions = cheetah_transitions()
-    kinds = ('batched', 'onednn') if onednn_works() else ('batched',)
+    kinds = [kind for kind in KINDS if kind != 'onednn' or onednn_works()]
     for hidden, batch, repeats in SHAPES:
         sizes = (CHEETAH.state_size + CHEETAH.action_size, *hidden, CHEETAH.state_size)
         automatic = choose_product('auto', 5, sizes, 'silu', batch)
         updates: dict[str, Callable[[], float]] = {}
         steps: dict[str, Callable[[], float]] = {}
         for kind in kinds:
-            learner = ModelLearner(
-                ModelConfig(kind='plain', hidden=hidden, batch=batch, updates_per_step=1,
-                            product=kind), CHEETAH, seed=SEED)
+            config = ModelConfig(kind='plain', hidden=hidden, batch=batch, updates_per_step=1,
+                                 **KINDS[kind])
+            learner = ModelLearner(config, CHEETAH, seed=SEED)
+            imagined = make_imagined(config, CHEETAH, torch.Generator())
             learner.take(transitions)
             states, actions, _ = learner.buffer.batch(
                 torch.arange(STATES // 5).remainder(TRANSITIONS).expand(5, -1))
 
             updates[kind] = partial(seconds_each, learner.step, repeats)
             steps[kind] = partial(seconds_each, torch.inference_mode()(partial(
-                learner.average.predict, states, actions)), 3)
+                imagined.predict, states, actions)), 3)
         if peer is not None:
             updates['mbrl-lib'] = partial(peer.seconds, measure='update', hidden=hidden,
                                           batch=batch, repeats=repeats)
@@ -237,19 +244,12 @@ def policy_rows(rows: Rows, task: Any, transitions: list[Transition]) -> None:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    other = parser.add_mutually_exclusive_group()
-    other.add_argument('--peer', metavar='PYTHON', type=Path,
-                       help='interpreter that has mbrl-lib 0.2.0')
-    other.add_argument('--setup-peer', metavar='DIR', type=Path,
-                       help='virtual environment to make with it, if it is not there; some '
-                            'hundred megabytes')
+    add_arguments(parser, MBRL_LIB)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    python = arguments.peer
-    if arguments.setup_peer is not None:
-        python = set_up(arguments.setup_peer)
-    peer = None if python is None else MbrlLib(python)
+    python = interpreter(arguments, MBRL_LIB)
+    peer = None if python is None else Peer(MBRL_LIB, python)
     composition = compose(RunRequest(), share_folder(), RESULTS)
     task = make_task(composition.task, composition.robot)
     transitions = random_transitions(task)
