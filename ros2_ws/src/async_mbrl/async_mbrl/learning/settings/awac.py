@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.network import LOG_STD_RANGE, PolicyNetworkConfig
-from async_mbrl.learning.settings.base import ImprovementConfig
+from async_mbrl.learning.settings.actor_critic import ActorCriticConfig
 
 
 @dataclass(frozen=True)
-class AwacConfig(ImprovementConfig):
+class AwacConfig(ActorCriticConfig):
     """Advantage-weighted actor-critic on offline data, on the transitions of the robot, or both."""
 
     NEEDS_MODEL: ClassVar[bool] = False
@@ -20,7 +20,6 @@ class AwacConfig(ImprovementConfig):
     offline_share: float = param('share of a batch that comes from offline data, if there are any; '
                                  'negative: as many as their share of all transitions', -1.0,
                                  minimum=-1.0, maximum=1.0)
-    discount: float = param('discount of the return', 0.97, minimum=0.0, maximum=1.0)
     weighting: str = param('weights of the actions in the data: softmax of advantage / temperature '
                            'over the batch; exponential: exp(advantage / temperature), at most '
                            'greatest_weight', 'softmax', choices=('softmax', 'exponential'))
@@ -32,20 +31,11 @@ class AwacConfig(ImprovementConfig):
                              'action', 'sample', choices=('sample', 'mean'))
     value_samples: int = param('actions drawn for the value of a state, if by sample', 1,
                                minimum=1, maximum=100)
-    numbers: str = param('that hidden layers are multiplied in: float32; bfloat16, rounded to 8 '
-                         'bits, which some processors do twice as fast; auto, bfloat16 where a '
-                         'short trial at the start says so. Weights, their gradients and the last '
-                         'layer stay in float32', 'float32',
-                         choices=('float32', 'bfloat16', 'auto'))
-    policy_learning_rate: float = param('of AdamW', 3e-4, minimum=0.0)
     policy_weight_decay: float = param('of AdamW', 1e-4, minimum=0.0)
-    critic_learning_rate: float = param('of Adam', 3e-4, minimum=0.0)
     critic_hidden: tuple[int, ...] = param('units of each hidden layer of a critic', (256, 256),
                                            minimum=1, maximum=4096)
     critic_activation: str = param('between layers of a critic', 'relu',
                                    choices=('tanh', 'silu', 'relu'))
-    target_rate: float = param('step of the target critics towards the critics', 0.005,
-                               minimum=1e-6, maximum=1.0)
     initial_log_std: float = param('of the actions, normalised action', -0.5,
                                    minimum=LOG_STD_RANGE[0], maximum=LOG_STD_RANGE[1])
     least_log_std: float = param('floor of it while it is learned', LOG_STD_RANGE[0],

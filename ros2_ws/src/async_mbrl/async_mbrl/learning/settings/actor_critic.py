@@ -1,0 +1,29 @@
+"""Settings that off-policy actor-critics share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from async_mbrl.core.config import param
+from async_mbrl.learning.settings.base import ImprovementConfig
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig(ImprovementConfig):
+    """A policy and two critics that learn from transitions, whoever brought them about."""
+
+    batch: int = param('transitions of an update', 256, minimum=1, maximum=65_536)
+    discount: float = param('discount of the return', 0.97, minimum=0.0, maximum=1.0)
+    numbers: str = param('that hidden layers are multiplied in: float32; bfloat16, rounded to 8 '
+                         'bits, which some processors do twice as fast; auto, bfloat16 where a '
+                         'short trial at the start says so. Weights, their gradients and the last '
+                         'layer stay in float32', 'float32',
+                         choices=('float32', 'bfloat16', 'auto'))
+    policy_learning_rate: float = param('of Adam', 3e-4, minimum=0.0)
+    critic_learning_rate: float = param('of Adam', 3e-4, minimum=0.0)
+    critic_hidden: tuple[int, ...] = param('units of each hidden layer of a critic', (128, 128),
+                                           minimum=1, maximum=4096)
+    critic_activation: str = param('between layers of a critic', 'silu',
+                                   choices=('tanh', 'silu', 'relu'))
+    target_rate: float = param('step of the target critics towards the critics', 0.005,
+                               minimum=1e-6, maximum=1.0)
