@@ -233,7 +233,8 @@ class PlainDynamics(Dynamics):
 def _ensemble(config: ModelConfig, inputs: int, outputs: int,
               generator: torch.Generator) -> Ensemble:
     sizes = (inputs, *config.hidden, outputs)
-    numbers = choose_numbers(config.numbers, config.members, sizes, config.activation)
+    numbers = choose_numbers(config.numbers, config.members, sizes, config.activation,
+                             config.batch)
     product = 'batched' if numbers != torch.float32 else choose_product(
         config.product, config.members, sizes, config.activation, config.batch)
     return Ensemble(config.members, sizes, config.activation, generator, product=product,

@@ -20,7 +20,6 @@ _CLEARLY_FASTER = 0.9
 _ROUNDS = 5
 _BUDGET_S = 0.3
 _MOST_MEMBERS, _MOST_ROWS = 5, 256
-_IMAGINED_ROWS = 20
 _CACHED = 2**18
 """Numbers of a layer, all members, up to which they stay in a core's cache: 1 MiB."""
 
@@ -241,8 +240,8 @@ def choose_product(product: str, members: int, sizes: Sequence[int], activation:
     return product
 
 
-def choose_numbers(numbers: str, members: int, sizes: Sequence[int],
-                   activation: str) -> torch.dtype:
+def choose_numbers(numbers: str, members: int, sizes: Sequence[int], activation: str,
+                   rows: int) -> torch.dtype:
     """Give the numbers that hidden layers are multiplied in.
 
     Args:
@@ -251,9 +250,11 @@ def choose_numbers(numbers: str, members: int, sizes: Sequence[int],
         members: networks in the ensemble.
         sizes: inputs, units of each hidden layer, outputs.
         activation: between layers.
+        rows: of a member in one update.
     """
     if numbers == 'auto':
-        numbers = _faster_numbers(min(members, _MOST_MEMBERS), tuple(sizes), activation)
+        numbers = _faster_numbers(min(members, _MOST_MEMBERS), tuple(sizes), activation,
+                                  min(rows, _MOST_ROWS))
     return {'float32': torch.float32, 'bfloat16': torch.bfloat16}[numbers]
 
 
@@ -273,19 +274,17 @@ def _faster(members: int, sizes: tuple[int, ...], activation: str, rows: int) ->
 
 @functools.cache
 @torch.no_grad()
-def _faster_numbers(members: int, sizes: tuple[int, ...], activation: str) -> str:
-    """Try both on imagined steps; bfloat16 must win clearly."""
-    x, parameters = _trial(members, sizes, _IMAGINED_ROWS)
+def _faster_numbers(members: int, sizes: tuple[int, ...], activation: str, rows: int) -> str:
+    """Try both on a forward pass; bfloat16, rounding included, must win clearly."""
+    x, parameters = _trial(members, sizes, rows)
     layers = len(sizes) - 1
-    rounded = [parameter.bfloat16() for parameter in parameters]
 
-    def imagine(numbers: torch.dtype, parameters: list[torch.Tensor]) -> torch.Tensor:
+    def forward(numbers: torch.dtype) -> torch.Tensor:
         return batched_perceptrons(activation, x, parameters[:layers], parameters[layers:],
                                    numbers)
 
-    return _clear_winner({
-        'float32': functools.partial(imagine, torch.float32, parameters),
-        'bfloat16': functools.partial(imagine, torch.bfloat16, rounded)})
+    return _clear_winner({'float32': functools.partial(forward, torch.float32),
+                          'bfloat16': functools.partial(forward, torch.bfloat16)})
 
 
 def _trial(members: int, sizes: tuple[int, ...],

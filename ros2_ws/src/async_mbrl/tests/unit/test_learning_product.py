@@ -258,7 +258,7 @@ def test_imagination_in_bfloat16_is_that_of_the_model_but_for_rounding() -> None
 def test_numbers_are_those_asked_for_and_auto_takes_the_faster_ones(
         no_memory: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(numbers: str) -> torch.dtype:
-        return choose_numbers(numbers, 3, (5, 8, 2), 'relu')
+        return choose_numbers(numbers, 3, (5, 8, 2), 'relu', 20)
 
     assert (chosen('float32'), chosen('bfloat16')) == (torch.float32, torch.bfloat16)
     seconds = {torch.float32: 1.0, torch.bfloat16: 0.95}

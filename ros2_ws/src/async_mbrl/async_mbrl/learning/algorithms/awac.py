@@ -35,7 +35,8 @@ class Awac(nn.Module):
         super().__init__()
         self.config = config
         sizes = (task.feature_size + task.action_size, *config.critic_hidden, 1)
-        numbers = choose_numbers(config.numbers, CRITICS, sizes, config.critic_activation)
+        numbers = choose_numbers(config.numbers, CRITICS, sizes, config.critic_activation,
+                                 config.batch)
         self.policy = Policy(network, task, generator, config.initial_log_std, numbers)
         self.critics = Critics(CRITICS, sizes, config.critic_activation, generator,
                                product='members', numbers=numbers)
