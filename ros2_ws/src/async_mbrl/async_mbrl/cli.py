@@ -35,7 +35,7 @@ exit status:
 
 _EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'dataset', 'set')
 """Arguments of a run that also make sense where nothing takes wall time."""
-_PRETRAINED = ('task', 'robot', 'algorithm', 'seed', 'motion_time', 'run_dir', 'dataset', 'set')
+_PRETRAINED = tuple(argument.name for argument in ARGUMENTS if argument.name != 'schedule')
 """Arguments of a run that begins without a robot."""
 
 
@@ -81,8 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     pretrain = commands.add_parser(
         'pretrain', help='learn from a dataset, before the run goes online',
         description='Learn from a dataset without a robot, in the folder of a run: of a new one, '
-        'for which --dataset is needed, or of one that was interrupted. async-mbrl up --run-dir '
-        'goes on from there online; with --dataset it does all of this by itself.')
+        'for which --dataset is needed, or of one that was interrupted or made by a launch file. '
+        'async-mbrl up --run-dir goes on from there online; with --dataset it does all of this by '
+        'itself.')
+    pretrain.add_argument('--where', choices=PLACES, default='sim',
+                          help='where the arm of a new run will be (default: sim)')
     for argument in ARGUMENTS:
         if argument.name in _PRETRAINED:
             _add(pretrain, argument)
@@ -229,22 +232,30 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    given = {name: getattr(options, name) for name in _PRETRAINED if name != 'set'}
-    given['set'] = ';'.join(options.set) if options.set else None
+    given = {name: getattr(options, name) for name in _PRETRAINED if name not in ('set', 'dry_run')}
+    given.update(where=options.where, set=';'.join(options.set) if options.set else None)
+    request = replace(parse_request(given), dry_run=options.dry_run)
     from datetime import datetime
 
-    from async_mbrl.bringup.folder import open_run
+    from async_mbrl.bringup.checks import check_dataset
+    from async_mbrl.bringup.folder import as_begun, open_run
     from async_mbrl.bringup.pretrain import pretrain
     from async_mbrl.bringup.resources import share_folder
 
-    run = open_run(parse_request(given), share_folder(), Path.cwd(), datetime.now())
-    with run.lock:
-        if not run.composition.run.dataset:
+    def check(composition: Composition) -> None:
+        if not composition.run.dataset:
             raise ConfigError('dataset: none to learn from; name one with --dataset')
-        pretrain(run.composition, run.folder, lambda line: print(line, flush=True))
-    print(f'its files are in {run.folder.root}; go on online with: async-mbrl up sim --run-dir '
-          f'{run.folder.root}')
-    return 0
+        check_dataset(composition)
+
+    run = open_run(as_begun(request, Path.cwd()), share_folder(), Path.cwd(), datetime.now(), check)
+    with run.lock:
+        status = pretrain(run)
+    if status == 0:
+        moves = ' --no-dry-run' if (run.composition.where == 'real'
+                                    and not run.composition.run.dry_run) else ''
+        print(f'go on online with: async-mbrl up {run.composition.where} --run-dir '
+              f'{run.folder.root}{moves}')
+    return status
 
 
 def _emulate(options: argparse.Namespace) -> int:

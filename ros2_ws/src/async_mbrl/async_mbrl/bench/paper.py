@@ -74,7 +74,7 @@ class Queue:
         return row.name in self._found()
 
     def expected_s(self, row: Row) -> float:
-        """Give the wall time that a row will take, about, s."""
+        """Give the time that a row will take, about, s; computing time on the emulated clock."""
         if row.wall_s:
             return row.wall_s + REAL_OVERHEAD_S
         return row.samples * self._seconds_per_sample(row)
@@ -99,7 +99,7 @@ class Queue:
                         ended = running.pop(future)
                         try:
                             self._keep(ended, future.result())
-                        except RowFailed as error:
+                        except (RowFailed, ConfigError, OSError) as error:
                             failed += 1
                             self._say(f'error: {ended.name}: {error}')
                     continue
@@ -119,7 +119,7 @@ class Queue:
 
     def _run(self, row: Row) -> dict[str, Any]:
         self._places.runs.mkdir(parents=True, exist_ok=True)
-        begun_s = time.monotonic()
+        begun_s, begun_at = time.monotonic(), revision()
         told, kept = (real_command(row, runs) if row.wall_s else emulated_command(
             row, runs, self._budget(row)) for runs in (self._places.runs, RUNS))
         if row.wall_s and not _complete(self._places.runs / row.name):
@@ -134,7 +134,7 @@ class Queue:
                 raise RowFailed(f'async-mbrl {shlex.join(told)} ended with status {status}')
         figures = real_figures(self._places.runs / row.name) if row.wall_s else json.loads(
             _emulated_file(row, self._places.runs).read_text())
-        return {**figures, 'command': f'async-mbrl {shlex.join(kept)}',
+        return {**figures, 'git': begun_at, 'command': f'async-mbrl {shlex.join(kept)}',
                 'seconds': time.monotonic() - begun_s}
 
     def _keep(self, row: Row, figures: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ class Queue:
         entry = {
             'id': row.name, 'environment': row.environment, 'algorithm': row.algorithm,
             'schedule': row.schedule, 'seed': row.seed, 'comparison': row.comparison,
-            'variant': row.variant, 'data_time_ratio': None, 'git': revision(), **figures}
+            'variant': row.variant, 'data_time_ratio': None, **figures}
         runs = [run for run in self.results.get('runs', []) if run['id'] != row.name] + [entry]
         self.results = {'command': self._command, 'git': revision(), 'machine': machine(),
                         'seeds': sorted({run['seed'] for run in runs}), 'runs': runs}

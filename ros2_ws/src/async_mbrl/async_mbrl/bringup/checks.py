@@ -10,6 +10,8 @@ from async_mbrl.bringup import resources
 from async_mbrl.bringup.composition import Composition, noted
 from async_mbrl.core.config import ConfigError, load, read_yaml
 from async_mbrl.core.robot import ArmConfig, JointLimits, WorkspaceLimits, tighten
+from async_mbrl.datasets.identity import identity_of
+from async_mbrl.datasets.store import read_about
 from async_mbrl.tasks import make_task
 
 HEARTBEATS_IN_TIMEOUT = 4
@@ -70,6 +72,21 @@ def check(composition: Composition, origin: Mapping[str, str]) -> Composition:
         except ConfigError as error:
             raise ConfigError(f'robot.{error}{stands_in("robot", origin)}') from None
     return composition
+
+
+def check_dataset(composition: Composition) -> None:
+    """See to it that the dataset of a run is there, and of its task and robot.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not composition.run.dataset:
+        return
+    try:
+        read_about(Path(composition.run.dataset),
+                   identity_of(make_task(composition.task, composition.robot)))
+    except ConfigError as error:
+        raise ConfigError(f'dataset: {error}; one that has moved is named by --dataset') from None
 
 
 def _check_body(composition: Composition) -> None:

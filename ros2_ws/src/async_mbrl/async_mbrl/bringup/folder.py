@@ -26,8 +26,7 @@ RUNS = 'runs'
 
 _IDENTITY = {'task': 'task.name', 'robot': 'robot.name', 'algorithm': 'run.algorithm',
              'schedule': 'schedule.name', 'seed': 'run.seed', 'where': 'where',
-             'dataset': 'run.dataset', 'dry_run': 'run.dry_run',
-             'real_time_factor': 'run.real_time_factor'}
+             'dry_run': 'run.dry_run', 'real_time_factor': 'run.real_time_factor'}
 """What a run keeps for life: argument, and key in ``config.yaml``."""
 
 
@@ -141,8 +140,6 @@ def resume(request: RunRequest, root: Path) -> Composition:
         asked, found = getattr(request, name), look_up(mapping, path)
         if name == 'robot' and asked is not None:
             asked = Path(asked).stem if asked.endswith('.yaml') else asked
-        if name == 'dataset' and asked is not None:
-            asked = str(Path(asked).expanduser().resolve())
         if asked is not None and asked != found:
             raise ConfigError(f'run_dir: {root} is a run with {name} {found}, but {name} {asked} '
                               'was asked for; name another folder, or ask for the same')
@@ -156,10 +153,32 @@ def resume(request: RunRequest, root: Path) -> Composition:
             raise ConfigError(f'motion_time: {request.motion_time} is less than the {motion_time} '
                               f'of {root}; a run can only be extended')
         motion_time = request.motion_time
+    if request.dataset is not None:     # it may have moved; its content is checked by learners
+        if not composition.run.dataset:
+            raise ConfigError(f'dataset: {root} is a run that began without one; name another '
+                              'folder')
+        path = str(Path(request.dataset).expanduser().resolve())
+        composition = replace(composition, run=replace(composition.run, dataset=path))
     if request.robot is not None and request.robot.endswith('.yaml'):     # it may have moved
         file = Path(request.robot).expanduser().resolve()
         composition = replace(composition, robot_file=str(file))
     return with_run(composition, root, motion_time)
+
+
+def as_begun(request: RunRequest, working: Path) -> RunRequest:
+    """Fill in where the arm is, and whether it moves, of the run that a request is for, if any.
+
+    For what is done to a run while no arm can move.
+
+    Raises:
+        ConfigError: the configuration of the run cannot be read.
+    """
+    source = working / Path(request.run_dir or '').expanduser() / 'config.yaml'
+    if request.run_dir is None or not source.exists():
+        return request
+    mapping = read_yaml(source)
+    return replace(request, where=look_up(mapping, 'where'),
+                   dry_run=look_up(mapping, 'run.dry_run'))
 
 
 def start_lines(run: OpenRun, commands: bool = True) -> list[str]:

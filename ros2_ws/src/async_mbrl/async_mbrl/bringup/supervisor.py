@@ -20,6 +20,9 @@ REPEAT_S = 0.5
 CONFIG_STATUS = 2
 """Exit status of a node, and of the command, for a configuration that does not fit."""
 
+STATUS_INTERRUPTED = 130
+"""Exit status of a run that was stopped in order before it was complete."""
+
 HOLDING_STAGE = 2
 """Nodes of this stage and above, guard and driver, hold the arm when the controller is gone."""
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from async_mbrl.bringup import aftermath
 from async_mbrl.bringup.aftermath import Written, written
 from async_mbrl.bringup.arguments import RunRequest
+from async_mbrl.bringup.checks import check_dataset
 from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.domain import DomainClaim
 from async_mbrl.bringup.folder import OpenRun, open_run, open_use, start_lines
 from async_mbrl.bringup.graph import describe, write_parameters
-from async_mbrl.bringup.pretrain import pretrain
 from async_mbrl.bringup.processes import Launcher
 from async_mbrl.bringup.resources import share_folder
-from async_mbrl.bringup.supervisor import State, Supervisor
+from async_mbrl.bringup.supervisor import STATUS_INTERRUPTED, State, Supervisor
 from async_mbrl.bringup.transport import keep_to_this_machine
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 STATUS_NOT_LEARNED = 3
 """Exit status of a run that went well, but whose policy missed the success rate of its task."""
-
-STATUS_INTERRUPTED = 130
-"""Exit status of a run that was stopped in order before it was complete."""
 
 PERIOD_S = 0.1
 SCALARS_S = 2.0
@@ -87,14 +84,23 @@ def up(request: RunRequest, options: UpOptions, working: Path,
     if request.where == 'sim':      # the driver of a real arm may run on another machine
         keep_to_this_machine(os.environ, share_folder())
     with closing(DomainClaim()) as domain:
+        def check(composition: Composition) -> None:
+            check_dataset(composition)
+            domain.claim_for(composition)
+
         if source is None:
-            run = open_run(request, share_folder(), working, datetime.now(), domain.claim_for,
+            run = open_run(request, share_folder(), working, datetime.now(), check,
                            robot_description)
         else:
             run = open_use(request, source, share_folder(), working, datetime.now(),
                            domain.claim_for, robot_description)
         with run.lock:
-            pretrain(run.composition, run.folder, lambda line: print(line, flush=True))
+            if run.composition.run.dataset:
+                from async_mbrl.bringup.pretrain import pretrain  # brings torch
+
+                status = pretrain(run)
+                if status != 0:
+                    return status
             before = written(run.folder)
             with closing(Monitor()) as monitor:
                 monitor.start()

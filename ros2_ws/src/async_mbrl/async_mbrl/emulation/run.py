@@ -30,7 +30,7 @@ from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.predictive_control import PredictiveControl
 from async_mbrl.learning.pretraining import read_offline
 from async_mbrl.learning.sequential import SequentialLearner
-from async_mbrl.learning.settings import ImprovementConfig, PetsConfig
+from async_mbrl.learning.settings import ActorCriticConfig, ImprovementConfig, PetsConfig
 from async_mbrl.simulation.body import make_physics
 from async_mbrl.simulation.config import PlantConfig
 from async_mbrl.simulation.offline import SETTLE_S, OfflineArm
@@ -83,7 +83,7 @@ class Progress:
         elapsed_s: computing time of this process until here, which what runs beside it hardly
             changes; of all the figures the only one that is another one each time.
         curve: after each whole episode: samples, robot_time_s, return (mean of the last 5),
-            success_rate (the same), wall_time_s (``elapsed_s`` then).
+            success_rate (the same), wall_time_s (``elapsed_s`` then: computing time).
         updates: of the model and of the policy.
         model_epochs: passes of the model over its data.
         aborted: episodes that were aborted.
@@ -243,7 +243,8 @@ def _learners(settings: EmulationSettings, task: Any) -> tuple[Learner | None, P
         settings.improvement, settings.model, settings.network, settings.exploration, task,
         seed=learner_seed(settings.seed, 'policy_learner'))
     if settings.dataset:
-        policy.use_offline(read_offline(task, Path(settings.dataset)))
+        assert isinstance(settings.improvement, ActorCriticConfig)      # as was checked
+        policy.use_offline(read_offline(task, Path(settings.dataset)).buffer)
         for _ in range(settings.improvement.offline_updates):
             policy.learn_offline()
     return model, policy

@@ -24,9 +24,10 @@ class ModelConfig:
                          'differ by rounding only, but give one of the two where runs must repeat '
                          'exactly', 'auto', choices=('auto', 'batched', 'onednn'))
     numbers: str = param('that hidden layers are multiplied in: float32; bfloat16, rounded to 8 '
-                         'bits, which some processors do twice as fast; auto, bfloat16 where a '
-                         'short trial at the start says so. Weights, their gradients, the last '
-                         'layer and imagined states stay in float32', 'float32',
+                         'bits, which some processors do twice as fast (product is without effect '
+                         'then); auto, bfloat16 where a short trial at the start says so: name one '
+                         'where runs must repeat exactly. Weights, the last layer and imagined '
+                         'states stay in float32', 'float32',
                          choices=('float32', 'bfloat16', 'auto'))
     batch: int = param('transitions a member draws for one update', 64, minimum=1,
                        maximum=65_536)

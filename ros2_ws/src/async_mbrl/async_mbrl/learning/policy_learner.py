@@ -16,6 +16,7 @@ from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.algorithms import ActsByEpisode, make_algorithm
 from async_mbrl.learning.buffer import TransitionBuffer
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.dynamics import Dynamics, make_imagined
 from async_mbrl.learning.experience import Experience
@@ -83,6 +84,7 @@ class PolicyLearner(Worker):
         """Updates made of offline data alone, before the run; they are not among its updates."""
         self.offline_transitions = 0
         """Offline data that are or were learned from; no transitions of the run."""
+        self._offline_digest = ''
 
     @property
     def ready(self) -> bool:
@@ -104,12 +106,17 @@ class PolicyLearner(Worker):
         """Size of the tensors of such a model."""
         return 0 if self._dynamics is None else self._dynamics.learned_bytes
 
-    def use_offline(self, offline: TransitionBuffer) -> None:
+    def use_offline(self, offline: TransitionBuffer, digest: str = '') -> None:
         """Learn from offline data as well; they come before :meth:`restore`.
 
         They are no transitions of the run: nothing counts them. The statistics by which the policy
         normalises states are theirs from now on. They stay so when data of the robot come: a policy
         that was learned with them would be another one with others.
+
+        Args:
+            offline: the data.
+            digest: what identifies their content; a checkpoint that was learned from others is
+                refused then.
 
         Raises:
             ConfigError: the algorithm learns from what its own policy has done, or in a model; or
@@ -120,6 +127,7 @@ class PolicyLearner(Worker):
             raise ConfigError(f'offline data: {len(offline)} transitions; expected 2 at least')
         self._experience.offline = offline
         self.offline_transitions = len(offline)
+        self._offline_digest = digest
         self._normalise(statistics(offline, margin=0.0))
 
     def learn_offline(self) -> None:
@@ -233,6 +241,7 @@ class PolicyLearner(Worker):
         self._write(folder, self._identity(), tensors, {
             'model_version': list(self._model_version), 'offline_updates': self.offline_updates,
             'offline_transitions': self.offline_transitions,
+            'offline_digest': self._offline_digest,
             'goal_rng': self._goal_rng.bit_generator.state})
 
     def restore(self, folder: Path) -> int:
@@ -245,7 +254,17 @@ class PolicyLearner(Worker):
         if found is None:
             return self.buffer.next_number
         tensors, about = found
-        self.algorithm.load_state_dict(checkpoint.part('algorithm', tensors))
+        digest = about.get('offline_digest', '')
+        if self._experience.offline is not None and digest != self._offline_digest:
+            raise CheckpointError(
+                f'{folder} was learned from a dataset of content {digest[:12] or "none"}, not '
+                f'{self._offline_digest[:12] or "none"}; name the one that the run began with by '
+                '--dataset, or begin a new run')
+        try:
+            self.algorithm.load_state_dict(checkpoint.part('algorithm', tensors))
+        except RuntimeError as error:
+            raise CheckpointError(f'{folder} is of another version: {error}; begin a new run, or '
+                                  'use the version that it was made with') from None
         if self._dynamics is not None:
             self._dynamics.load_state_dict(checkpoint.part('dynamics', tensors))
         for name, optimizer in self.algorithm.optimizers().items():
@@ -255,6 +274,7 @@ class PolicyLearner(Worker):
         self.offline_updates = about.get('offline_updates', 0)
         if self._experience.offline is None:
             self.offline_transitions = about.get('offline_transitions', 0)
+            self._offline_digest = digest
         return self.buffer.next_number
 
     def _update_due(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from async_mbrl.datasets.store import read_about, read_columns
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.policy_learner import PolicyLearner
 
-MOST_TRANSITIONS = 10_000_000
-"""Of offline data that are kept in memory."""
+MOST_TRANSITIONS = 2_000_000
+"""Of offline data: they are kept in memory, and read before a learner gives its first heartbeat."""
 
 
 def offline_buffer(task: Any, parts: Iterable[Columns]) -> TransitionBuffer:
@@ -44,8 +45,16 @@ def offline_buffer(task: Any, parts: Iterable[Columns]) -> TransitionBuffer:
     return buffer
 
 
-def read_offline(task: Any, folder: Path) -> TransitionBuffer:
-    """Read a dataset into a buffer.
+@dataclass(frozen=True)
+class OfflineData:
+    """What a dataset holds, and what identifies it: equal digests have equal transitions."""
+
+    buffer: TransitionBuffer
+    digest: str
+
+
+def read_offline(task: Any, folder: Path) -> OfflineData:
+    """Read a dataset.
 
     Args:
         task: that it must belong to, see :mod:`async_mbrl.tasks`.
@@ -55,11 +64,16 @@ def read_offline(task: Any, folder: Path) -> TransitionBuffer:
         ConfigError: it is no dataset, damaged, or of another task or robot; or it cannot be learned
             from.
     """
-    read_about(folder, identity_of(task))
+    about = read_about(folder, identity_of(task))
+    shards = ' '.join(shard.sha256 for shard in about.shards)
     try:
-        return offline_buffer(task, read_columns(folder))
+        buffer = offline_buffer(task, read_columns(folder))
+    except ConfigError:
+        raise
     except ValueError as error:
-        raise ConfigError(f'dataset: {folder}: {error}') from None
+        raise ConfigError(f'dataset: {folder}: {error}; async-mbrl dataset check tells what else '
+                          'is wrong') from None
+    return OfflineData(buffer, hashlib.sha256(shards.encode()).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -68,12 +82,10 @@ class Progress:
 
     Attributes:
         updates: made so far, those before a restart included.
-        of: how many there shall be.
         metrics: of the learner.
     """
 
     updates: int
-    of: int
     metrics: dict[str, float]
 
 
@@ -85,20 +97,20 @@ class Pretraining:
     the updates were made offline, ``offline_updates``; the learner's metrics say so, too.
     """
 
-    def __init__(self, learner: PolicyLearner, offline: TransitionBuffer, folder: Path) -> None:
+    def __init__(self, learner: PolicyLearner, offline: OfflineData, folder: Path) -> None:
         """Prepare, or go on from what the folder holds.
 
         Args:
             learner: one that has learned nothing yet, of an algorithm that is off-policy and
                 without a model (``awac``, ``sac``).
-            offline: the data, see :func:`offline_buffer`.
+            offline: the data, see :func:`read_offline`.
             folder: of the checkpoint; made if it does not exist.
 
         Raises:
             ConfigError: the algorithm cannot learn from these data.
             CheckpointError: there is a checkpoint that is damaged or belongs to something else.
         """
-        learner.use_offline(offline)
+        learner.use_offline(offline.buffer, offline.digest)
         learner.restore(folder)
         self._learner = learner
         self._folder = folder
@@ -125,4 +137,4 @@ class Pretraining:
             for _ in range(min(interval, updates - learner.offline_updates)):
                 learner.learn_offline()
             learner.save(self._folder)
-            yield Progress(learner.offline_updates, updates, learner.metrics())
+            yield Progress(learner.offline_updates, learner.metrics())

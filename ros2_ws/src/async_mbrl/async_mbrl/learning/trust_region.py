@@ -69,7 +69,8 @@ def improve(parameters: Sequence[torch.Tensor], evaluate: Evaluate, config: Trus
         project: brings the parameters back to where they may be, in place.
         pause: called after each evaluation; yields where the learner may look around.
         curvature_of: gives an estimate of the divergence, of fewer states, that the curvature is
-            taken of (as Schulman et al. 2015 did, appendix C); None: of the divergence itself.
+            taken of (as Schulman et al. 2015 did, appendix C), 0 and with a gradient of 0 to begin
+            with as well; None: of the divergence itself.
     """
     loss, divergence = evaluate()
     gradient = flat(torch.autograd.grad(loss, parameters, retain_graph=curvature_of is None))

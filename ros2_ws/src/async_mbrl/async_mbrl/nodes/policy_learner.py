@@ -115,10 +115,18 @@ class PolicyLearnerNode(LearnerNode):
         """
         run, wanted = self.config.run, self.config.improvement.offline_updates
         made = recorded_count(folder, 'offline_updates')
-        if made < wanted:
+        online = recorded_count(folder, 'next_transition') > 0
+        if made < wanted and not online:
             raise ConfigError(f'run.dataset: {made} of {wanted} updates from {run.dataset} have '
-                              f'been made; first run: async-mbrl pretrain {run.run_dir}')
-        learner.use_offline(read_offline(self.task, Path(run.dataset)))
+                              f'been made; first: async-mbrl pretrain --run-dir {run.run_dir}')
+        try:
+            offline = read_offline(self.task, Path(run.dataset))
+        except ConfigError as error:
+            if not online:
+                raise
+            # The arm goes on with the policy that it has; a start that is tried again may succeed.
+            raise RuntimeError(f'run.dataset: {error}') from None
+        learner.use_offline(offline.buffer, offline.digest)
         self.get_logger().info(f'learns from {learner.offline_transitions} transitions of '
                                f'{run.dataset} besides; {made} updates were made of them before')
 

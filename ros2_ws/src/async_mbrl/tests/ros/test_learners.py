@@ -450,7 +450,7 @@ def test_a_dataset_is_learned_from_besides_once_the_updates_before_are_made(
     process = begin()
     assert process.wait(TIMEOUT_S) == CONFIG_STATUS
     assert process.stderr is not None
-    assert (f'0 of 5 updates from {dataset} have been made; first run: async-mbrl pretrain '
+    assert (f'0 of 5 updates from {dataset} have been made; first: async-mbrl pretrain --run-dir '
             f'{script.folder}') in process.stderr.read()
     script.processes.remove(process)
     process.stderr.close()

@@ -89,7 +89,7 @@ def finish(stages: Iterator[None] | None) -> int:
 
 
 TRUST = TrustRegionConfig(divergence=0.05)
-ROUGH = TrustRegionConfig(divergence=0.05, curvature_share=0.2)
+ROUGH = TrustRegionConfig(divergence=0.05, curvature_stride=5)
 LEARNERS = [
     pytest.param(MePpoConfig(rollouts=40, horizon=20, value_hidden=(16,),
                              policy_learning_rate=1e-2, value_learning_rate=5e-3), NETWORK,
@@ -350,6 +350,27 @@ def test_meta_gradient_is_not_that_of_fixed_adaptations() -> None:
                                 algorithm.policy.learned())
     difference = float((flat(first_order) - flat(whole)).norm() / flat(whole).norm())
     assert difference > 0.1
+
+
+def test_the_divergence_that_curvature_is_taken_of_begins_at_0_with_some_of_the_steps() -> None:
+    algorithm = meta()
+    before, after = random_steps(algorithm, 0), random_steps(algorithm, 1)
+    some_before, some_after = (steps.every(2, 5) for steps in (before, after))
+    gradients = []
+    for reference in (some_before, before):
+        with torch.no_grad():
+            adapted = algorithm.adapt(reference)
+        gradients.append(flat(torch.autograd.grad(
+            algorithm.evaluate(some_before, some_after, adapted)[1],
+            algorithm.policy.learned())).norm())
+    assert gradients[0] < 1e-9 < 1e-3 < gradients[1]
+
+
+def test_some_of_the_steps_are_the_same_of_every_rollout() -> None:
+    step = torch.arange(6.0)[:, None].expand(6, 4).flatten().expand(2, -1)
+    some = TaskSteps(step[..., None], step[..., None], step, step).every(3, 4)
+    assert some.advantages.tolist() == [[0.0] * 4 + [3.0] * 4] * 2
+    assert some.features.shape == (2, 8, 1)
 
 
 def test_each_task_has_its_member_and_its_advantages() -> None:

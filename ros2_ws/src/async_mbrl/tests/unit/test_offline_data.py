@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from async_mbrl.learning.checkpoint import CheckpointError, recorded_hash
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.policy_learner import PolicyLearner
-from async_mbrl.learning.pretraining import Pretraining, offline_buffer
+from async_mbrl.learning.pretraining import OfflineData, Pretraining, offline_buffer
 from async_mbrl.learning.settings import AwacConfig, MbpoConfig, PpoConfig, SacConfig
 
 TASK = PointMass()
@@ -56,6 +57,11 @@ def mediocre(episodes: int, seed: int = 0) -> Columns:
 
 
 DATA = mediocre(40)
+
+
+def offline_data(parts: Sequence[Columns] = (DATA,)) -> OfflineData:
+    """The data as if they had been read from a dataset."""
+    return OfflineData(offline_buffer(TASK, parts), 'content')
 
 
 def make(improvement: Any = AWAC, network: PolicyNetworkConfig = GAUSSIAN,
@@ -204,10 +210,9 @@ def test_where_there_is_one_kind_a_batch_is_of_it(offline: int, robot: int) -> N
 def test_offline_it_becomes_better_than_the_data(improvement: Any, network: PolicyNetworkConfig,
                                                  updates: int, tmp_path: Path) -> None:
     learner = make(improvement, network)
-    reports = list(Pretraining(learner, offline_buffer(TASK, [DATA[:500], DATA[500:]]),
+    reports = list(Pretraining(learner, offline_data([DATA[:500], DATA[500:]]),
                                tmp_path).run(updates, interval=updates // 2))
-    assert [(each.updates, each.of) for each in reports] == [
-        (updates // 2, updates), (updates, updates)]
+    assert [each.updates for each in reports] == [updates // 2, updates]
     data = float(DATA.reward.mean())
     found = point_mass.mean_return(TASK, network, learner.snapshot())
     assert data < 0.85 and found > 0.9, (data, found)
@@ -217,7 +222,7 @@ def test_offline_it_becomes_better_than_the_data(improvement: Any, network: Poli
 
 
 def pretrained(folder: Path, updates: int = 40) -> None:
-    for _ in Pretraining(make(), offline_buffer(TASK, [DATA]), folder).run(updates):
+    for _ in Pretraining(make(), offline_data(), folder).run(updates):
         pass
 
 
@@ -226,7 +231,7 @@ def test_online_it_goes_on_from_the_checkpoint(mixed: bool, tmp_path: Path) -> N
     pretrained(tmp_path)
     learner = make(dataclasses.replace(AWAC, max_updates_per_transition=0.1), incarnation=2)
     if mixed:
-        learner.use_offline(offline_buffer(TASK, [DATA]))
+        learner.use_offline(offline_data().buffer, offline_data().digest)
     assert learner.restore(tmp_path) == 0
     before = learner.snapshot()
     assert (before.trained_on_transitions, before.updates, learner.offline_updates) == (0, 0, 40)
@@ -250,7 +255,7 @@ def test_online_it_goes_on_from_the_checkpoint(mixed: bool, tmp_path: Path) -> N
 
 
 def test_it_resumes_to_the_bit_offline_and_online(tmp_path: Path) -> None:
-    offline = offline_buffer(TASK, [DATA])
+    offline = offline_data()
     for folder, interval in (('whole', 30), ('killed', 10)):
         for report in Pretraining(make(), offline, tmp_path / folder).run(30, interval):
             if report.updates == 10:
@@ -263,7 +268,7 @@ def test_it_resumes_to_the_bit_offline_and_online(tmp_path: Path) -> None:
     robot.act_by(make().snapshot())
     episodes = [robot.episode() for _ in range(6)]
     lived = make(dataclasses.replace(AWAC, offline_share=0.5))
-    lived.use_offline(offline)
+    lived.use_offline(offline.buffer, offline.digest)
     lived.restore(tmp_path / 'whole')
     for episode in episodes[:3]:
         lived.take(episode)
@@ -271,7 +276,7 @@ def test_it_resumes_to_the_bit_offline_and_online(tmp_path: Path) -> None:
         assert lived.step()
     lived.save(tmp_path / 'online')
     resumed = make(dataclasses.replace(AWAC, offline_share=0.5), seed=9)
-    resumed.use_offline(offline)
+    resumed.use_offline(offline.buffer, offline.digest)
     assert resumed.restore(tmp_path / 'online') == 90
     for learner, folder in ((lived, 'one'), (resumed, 'other')):
         for episode in episodes[3:]:
@@ -288,7 +293,7 @@ def test_it_resumes_to_the_bit_offline_and_online(tmp_path: Path) -> None:
 def test_algorithms_that_cannot_learn_from_it_refuse_it(
         improvement: Any, network: PolicyNetworkConfig, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
-        Pretraining(make(improvement, network), offline_buffer(TASK, [DATA]), tmp_path)
+        Pretraining(make(improvement, network), offline_data(), tmp_path)
 
 
 def test_what_cannot_be_pretrained_is_refused(tmp_path: Path) -> None:
@@ -299,10 +304,10 @@ def test_what_cannot_be_pretrained_is_refused(tmp_path: Path) -> None:
     pretrained(tmp_path, 1)
     other = make(dataclasses.replace(AWAC, critic_hidden=(16,)))
     with pytest.raises(CheckpointError, match='critic_hidden is'):
-        Pretraining(other, offline_buffer(TASK, [DATA]), tmp_path)
+        Pretraining(other, offline_data(), tmp_path)
     online, robot = make(), Robot(TASK, GAUSSIAN)
     robot.act_by(online.snapshot())
     online.take(robot.episode())
     online.save(tmp_path)
-    gone_online = Pretraining(make(), offline_buffer(TASK, [DATA]), tmp_path)
+    gone_online = Pretraining(make(), offline_data(), tmp_path)
     assert gone_online.online and list(gone_online.run(1000)) == []

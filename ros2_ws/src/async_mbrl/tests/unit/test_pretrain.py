@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import dataset_rig
 import pytest
@@ -17,6 +17,7 @@ from async_mbrl.cli import main
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
 from async_mbrl.learning.checkpoint import recorded_count, recorded_hash
+from async_mbrl.learning.policy_learner import PolicyLearner
 
 SMALL = ('improvement.offline_updates=450', 'improvement.batch=32',
          'improvement.critic_hidden=[8]', 'network.hidden=[8]')
@@ -44,7 +45,7 @@ def test_a_run_begins_with_what_was_learned_from_the_dataset(
     assert pretrained(run, *begin(dataset)) == 0
     told = capsys.readouterr().out
     assert '450 of 450 updates' in told and 'effective_share' in told
-    assert f'async-mbrl up sim --run-dir {run}' in told
+    assert told.endswith(f'async-mbrl up sim --run-dir {run}\n')
     composition = read_run(run)
     assert composition.run.dataset == str(dataset)
     learner = RunFolder(run).learner('policy_learner')
@@ -53,26 +54,75 @@ def test_a_run_begins_with_what_was_learned_from_the_dataset(
     before = recorded_hash(learner)
     assert pretrained(run) == 0     # nothing is missing
     assert recorded_hash(learner) == before
-    with pytest.raises(ConfigError, match='dataset .*data, but dataset .*other was asked for'):
-        open_run(RunRequest(run_dir=str(run), dataset=str(tmp_path / 'other')), share_folder(),
-                 tmp_path, None)  # type: ignore[arg-type]
 
 
-def test_an_interrupted_start_goes_on_to_the_bit(dataset: Path, tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_may_move_but_not_change(dataset: Path, tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / 'run'
+    assert pretrained(run, *begin(dataset, 'improvement.offline_updates=200')) == 0
+    # As if it had been interrupted: more updates are wanted than were made.
+    config = RunFolder(run).config
+    config.write_text(config.read_text().replace('offline_updates: 200', 'offline_updates: 400'))
+    moved = dataset.rename(tmp_path / 'moved')
+    assert pretrained(run) == 2
+    assert 'one that has moved is named by --dataset' in capsys.readouterr().err
+    dataset_rig.write_dataset(tmp_path / 'other', dataset_rig.transitions(60, seed=1))
+    assert pretrained(run, '--dataset', str(tmp_path / 'other')) == 2
+    assert 'was learned from a dataset of content' in capsys.readouterr().err
+    assert pretrained(run, '--dataset', str(moved)) == 0
+    assert recorded_count(RunFolder(run).learner('policy_learner'), 'offline_updates') == 400
+    assert read_run(run).run.dataset == str(moved)
+
+
+def test_a_run_without_a_dataset_gets_none_later(dataset: Path, tmp_path: Path) -> None:
+    open_run(RunRequest(algorithm='awac', run_dir='run'), share_folder(), tmp_path,
+             datetime(2026, 1, 2)).lock.close()
+    with pytest.raises(ConfigError, match='a run that began without one'):
+        open_run(RunRequest(run_dir='run', dataset=str(dataset)), share_folder(), tmp_path,
+                 datetime(2026, 1, 2))
+
+
+@pytest.mark.parametrize('dry', ['--dry-run', '--no-dry-run'])
+def test_a_run_on_a_real_arm_is_pretrained_as_it_was_begun(
+        dry: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / 'run'
+    few = begin(dataset, 'improvement.offline_updates=200')
+    assert pretrained(run, '--where', 'real', dry, *few) == 0
+    composition = read_run(run)
+    assert (composition.where, composition.run.dry_run) == ('real', dry == '--dry-run')
+    ending = '' if dry == '--dry-run' else ' --no-dry-run'
+    assert capsys.readouterr().out.endswith(f'async-mbrl up real --run-dir {run}{ending}\n')
+    # As the refusal of a node tells, after a launch file has made the folder.
+    assert pretrained(run) == 0
+    assert read_run(run) == composition
+
+
+def test_parameters_that_become_infinite_are_told(dataset: Path, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrained(tmp_path / 'run', *begin(
+        dataset, 'improvement.critic_learning_rate=1e30')) == 1
+    assert 'begin anew with lower learning rates' in capsys.readouterr().err
+
+
+def test_an_interrupted_start_goes_on_to_the_bit(
+        dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
     assert pretrained(tmp_path / 'whole', *begin(dataset)) == 0
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+    steps = 0
 
+    def interrupted(learner: PolicyLearner) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 333:        # not where a checkpoint is written
+            raise KeyboardInterrupt
+        learn_offline(learner)
+
+    learn_offline = PolicyLearner.learn_offline
     with monkeypatch.context() as patched:
-        patched.setattr('async_mbrl.bringup.pretrain.LINE_S', 0.0)
-        patched.setattr('builtins.print', lambda text, **_: interrupt() if '200 of' in text
-                        else None)
-        with pytest.raises(KeyboardInterrupt):
-            from async_mbrl import cli
-            cli._pretrain(cli._parser().parse_args(
-                ['pretrain', '--run-dir', str(tmp_path / 'parts'), *begin(dataset)]))
+        patched.setattr(PolicyLearner, 'learn_offline', interrupted)
+        assert pretrained(tmp_path / 'parts', *begin(dataset)) == 130
+    assert f'async-mbrl pretrain --run-dir {tmp_path / "parts"}' in capsys.readouterr().err
     parts, whole = (RunFolder(tmp_path / name).learner('policy_learner')
                     for name in ('parts', 'whole'))
     assert recorded_count(parts, 'offline_updates') == 200
@@ -90,7 +140,7 @@ def test_data_of_another_task_are_refused_before_anything_is_learned(
                                        'action_scale': [99.0, *scale[1:]]}}))
     assert pretrained(tmp_path / 'run', *begin(dataset)) == 2
     assert 'robot.action_scale' in capsys.readouterr().err
-    assert not RunFolder(tmp_path / 'run').learner('policy_learner').exists()
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(('request_', 'words'), [
@@ -106,6 +156,7 @@ def test_a_command_without_a_dataset_says_so(tmp_path: Path,
                                              capsys: pytest.CaptureFixture[str]) -> None:
     assert pretrained(tmp_path / 'run', '--algorithm', 'awac') == 2
     assert 'dataset: none to learn from' in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
 
 
 def test_an_emulated_run_learns_from_the_dataset_first(dataset: Path, tmp_path: Path) -> None:

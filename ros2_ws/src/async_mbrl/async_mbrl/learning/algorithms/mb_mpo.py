@@ -44,10 +44,11 @@ class TaskSteps:
     log_density: torch.Tensor
     advantages: torch.Tensor
 
-    def every(self, stride: int) -> TaskSteps:
-        """Give some of the steps, evenly spread."""
-        return TaskSteps(*(value[:, ::stride] for value in (
-            self.features, self.actions, self.log_density, self.advantages)))
+    def every(self, stride: int, rollouts: int) -> TaskSteps:
+        """Give every so many steps of the rollouts of each task."""
+        return TaskSteps(*(value.unflatten(1, (-1, rollouts))[:, ::stride].flatten(1, 2)
+                           for value in (self.features, self.actions, self.log_density,
+                                         self.advantages)))
 
 
 class MbMpo(nn.Module):
@@ -121,17 +122,21 @@ class MbMpo(nn.Module):
         self._return = rollouts.imagined_return
 
         stride = self.config.trust_region.curvature_stride
-        some_before, some_after = before.every(stride), after.every(stride)
+        some_before, some_after = (steps.every(stride, self.config.rollouts)
+                                   for steps in (before, after))
+        with torch.no_grad():       # so that the divergence of what they adapt to begins at 0, too
+            adapted_to_some = self.adapt(some_before)
 
         def curvature_of() -> torch.Tensor:
-            return self.evaluate(some_before, some_after, adapted)[1]
+            return self.evaluate(some_before, some_after, adapted_to_some)[1]
 
         # Adaptation and objective, both differentiated twice.
         cost = (2 * FORWARD_AND_BACKWARD ** 2 * after.log_density.numel()
                 * multiplications(self.policy))
         self._step = yield from trust_region.improve(
             self.policy.learned(), partial(self.evaluate, before, after, adapted),
-            self.config.trust_region, self.policy.bound, partial(work.add, cost), curvature_of)
+            self.config.trust_region, self.policy.bound, partial(work.add, cost),
+            curvature_of if stride > 1 else None)
         with torch.no_grad():
             for index, parameter in enumerate(self.adapt(before)):
                 self.get_buffer(f'adapted{index}').copy_(parameter)

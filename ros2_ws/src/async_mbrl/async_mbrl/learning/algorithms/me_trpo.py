@@ -81,16 +81,18 @@ class MeTrpo(nn.Module):
             return (-(ratio * advantages).mean(),
                     divergence(mean, log_std, new_mean, self.policy.log_std).mean())
 
-        some = slice(None, None, config.trust_region.curvature_stride)
+        stride = config.trust_region.curvature_stride
+        some = rollouts.features[:-1:stride].flatten(0, -2)
+        mean_of_some = mean.view(config.horizon, -1, mean.shape[-1])[::stride].flatten(0, 1)
 
         def curvature_of() -> torch.Tensor:
-            return divergence(mean[some], log_std, self.policy.unsquashed(features[some]),
+            return divergence(mean_of_some, log_std, self.policy.unsquashed(some),
                               self.policy.log_std).mean()
 
         cost = FORWARD_AND_BACKWARD * len(features) * multiplications(self.policy)
         self._step = yield from trust_region.improve(
             self.policy.learned(), evaluate, config.trust_region, self.policy.bound,
-            partial(work.add, cost), curvature_of)
+            partial(work.add, cost), curvature_of if stride > 1 else None)
         if self.value is not None:
             yield from self._fit(self.value, features, returns, imagination.generator, work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from async_mbrl.learning.settings.actor_critic import ActorCriticConfig
 from async_mbrl.learning.settings.awac import AwacConfig
 from async_mbrl.learning.settings.base import ImprovementConfig
 from async_mbrl.learning.settings.mb_mpo import MbMpoConfig
@@ -27,5 +28,6 @@ IMPROVEMENTS: dict[str, type[ImprovementConfig]] = {
 """Settings class of each algorithm, by its identifier."""
 
 __all__ = [
-    'IMPROVEMENTS', 'AwacConfig', 'ImprovementConfig', 'MbMpoConfig', 'MbpoConfig', 'MePpoConfig',
-    'MeTrpoConfig', 'PetsConfig', 'PpoConfig', 'SacConfig', 'SvgConfig']
+    'IMPROVEMENTS', 'ActorCriticConfig', 'AwacConfig', 'ImprovementConfig', 'MbMpoConfig',
+    'MbpoConfig', 'MePpoConfig', 'MeTrpoConfig', 'PetsConfig', 'PpoConfig', 'SacConfig',
+    'SvgConfig']

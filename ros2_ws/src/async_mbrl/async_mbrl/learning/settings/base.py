@@ -22,9 +22,6 @@ class ImprovementConfig:
     max_updates_per_transition: float = param(
         'updates for each transition received, on average, at most; 0: no limit', 0.0, minimum=0.0)
 
-    offline_updates: int = param('updates from a dataset alone, before the arm moves, where there '
-                                 'is one', 10_000, minimum=0)
-
     NEEDS_MODEL: ClassVar[bool] = True
     """Whether the algorithm imagines rollouts in a dynamics model."""
     PLANS: ClassVar[bool] = False

@@ -14,16 +14,11 @@ class TrustRegionConfig:
     divergence: float = param('greatest Kullback-Leibler divergence of a step, averaged over the '
                               'imagined states, nat', 0.01, minimum=1e-8, maximum=10.0)
     damping: float = param('added to the diagonal of the curvature', 1e-3, minimum=0.0)
-    curvature_share: float = param(
-        'share of the imagined states that the curvature is estimated from; the bound and the line '
-        'search look at all of them', 1.0, minimum=0.001, maximum=1.0)
+    curvature_stride: int = param('every how many steps of the imagined rollouts are looked at for '
+                                  'the curvature; the bound and the line search look at all', 1,
+                                  minimum=1, maximum=1000)
     iterations: int = param('of conjugate gradients', 10, minimum=1, maximum=1000)
     shrink: float = param('factor that shortens a step which does not improve or goes too far', 0.8,
                           minimum=0.01, maximum=0.99)
     backtracks: int = param('lengths tried before the step is given up', 15, minimum=1,
                             maximum=1000)
-
-    @property
-    def curvature_stride(self) -> int:
-        """Every how many steps of the rollouts are looked at for the curvature."""
-        return round(1.0 / self.curvature_share)
