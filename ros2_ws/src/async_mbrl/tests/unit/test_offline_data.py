@@ -305,7 +305,10 @@ def test_what_cannot_be_pretrained_is_refused(tmp_path: Path) -> None:
     other = make(dataclasses.replace(AWAC, critic_hidden=(16,)))
     with pytest.raises(CheckpointError, match='critic_hidden is'):
         Pretraining(other, offline_data(), tmp_path)
+    with pytest.raises(CheckpointError, match='of content content, not others'):
+        Pretraining(make(), OfflineData(offline_data().buffer, 'others'), tmp_path)
     online, robot = make(), Robot(TASK, GAUSSIAN)
+    online.use_offline(offline_data().buffer, 'content')
     robot.act_by(online.snapshot())
     online.take(robot.episode())
     online.save(tmp_path)
