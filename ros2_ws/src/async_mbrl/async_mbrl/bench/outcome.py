@@ -120,7 +120,7 @@ def _draw(path: Path, runs: Runs, axes: Sequence[str], comparison: str) -> None:
     with figures.style():
         figure, grid = figures.plt.subplots(
             len(environments), len(axes), squeeze=False,
-            figsize=(4.6 * len(axes) + (2.0 if len(axes) == 1 else 0.0), 3.3 * len(environments)))
+            figsize=(4.6 * len(axes) + 2.0, 3.3 * len(environments)))
         for row, environment in enumerate(environments):
             groups = _groups([run for run in runs if run['environment'] == environment])
             for column, axis in enumerate(axes):
@@ -130,7 +130,8 @@ def _draw(path: Path, runs: Runs, axes: Sequence[str], comparison: str) -> None:
                 plot.set_title(environment)
                 plot.set_xlabel('wall time, min' if axis == 'wall_time_s' else 'samples')
                 plot.set_ylabel('return, mean of 5 episodes')
-                plot.legend()
+            # Beside the last one: within, it would hide lines.
+            grid[row][-1].legend(loc='center left', bbox_to_anchor=(1.02, 0.5))
         figure.savefig(path, dpi=150)
         figures.plt.close(figure)
 
