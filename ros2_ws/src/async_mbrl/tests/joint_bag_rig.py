@@ -51,7 +51,7 @@ Item = tuple[int, str, Any]
 
 def write(folder: Path, items: Sequence[Item],
           plugin: StoragePlugin = StoragePlugin.MCAP) -> Path:
-    """A bag of (stamp, topic, message)."""
+    """A bag of (stamp, topic, message), in the order of time."""
     with Writer(folder, version=8, storage_plugin=plugin) as writer:
         topics: dict[str, Any] = {}
         for stamp, topic, message in sorted(items, key=lambda item: item[0]):
@@ -91,3 +91,12 @@ def efforts(times_ns: np.ndarray, seed: int = 0) -> np.ndarray:
 def commands(times_ns: np.ndarray, values: np.ndarray, topic: str = '/commands') -> list[Item]:
     return [(stamp, topic, array(value))
             for stamp, value in zip(times_ns.tolist(), values, strict=True)]
+
+
+def behind(folder: Path, first: Sequence[Item], second: Sequence[Item]) -> Path:
+    """A bag of two files, whatever their times."""
+    write(folder, first)
+    other = write(folder.with_name('second'), second)
+    (other / 'second.mcap').rename(folder / f'{folder.name}_1.mcap')
+    (folder / 'metadata.yaml').unlink()
+    return folder

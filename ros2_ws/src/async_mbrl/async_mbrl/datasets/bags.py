@@ -68,30 +68,39 @@ class Bag:
         else:
             self.topics = self._through_rosbags()
 
-    def find(self, kinds: Collection[str], wanted: str | None = None) -> str:
-        """Give the one topic of some message types.
+    def find(self, kinds: Collection[str], usual: str, *, given: str | None = None,
+             option: str = '') -> str:
+        """Give a topic of some message types.
 
         Args:
             kinds: message types.
-            wanted: its name; None or a name that is not there takes the only one of these types.
+            usual: its name; if there is none, the only topic of these types is taken, and noted.
+            given: the name that was asked for, which must be there.
+            option: names another one; with it, none is taken in place of the usual one.
 
         Raises:
             DatasetError: there is none, or there are several.
         """
         found = sorted(topic for topic, kind in self.topics.items() if kind in kinds)
-        if wanted is not None:
-            for topic in (wanted, f'/{wanted}'):
-                if topic in found:
-                    return topic
-        if len(found) == 1:
-            return found[0]
+        wanted = usual if given is None else given
+        for topic in (wanted, f'/{wanted}'):
+            if topic in found:
+                return topic
         kind = ' or '.join(sorted(kinds))
-        if not found:
+        if not found or given is not None:
             there = ', '.join(f'{topic} ({self.topics[topic]})' for topic in sorted(self.topics))
-            raise DatasetError(f'{self.path}: no topic of {kind}; there are: '
-                               f'{there[:400] or "none"}')
-        raise DatasetError(f'{self.path}: several topics of {kind}: {", ".join(found)[:400]}; name '
-                           'the one to take')
+            raise DatasetError(f'{self.path}: no topic {"" if given is None else f"{given} "}of '
+                               f'{kind}; there are: {there[:400] or "none"}')
+        if option:
+            raise DatasetError(f'{self.path}: no topic {usual} of {kind}, which is that of the '
+                               f'robot; name the one to take with {option}: '
+                               f'{", ".join(found)[:400]}')
+        if len(found) > 1:
+            raise DatasetError(f'{self.path}: several topics of {kind}: {", ".join(found)[:400]}; '
+                               'name the one to take')
+        self._tally.note(f'{self.path}: no topic {usual}; {found[0]}, the only one of {kind}, was '
+                         'taken')
+        return found[0]
 
     def batches(self, topics: Collection[str]) -> Iterator[list[Message]]:
         """Give the messages of some topics as they were recorded, many at a time.

@@ -94,9 +94,10 @@ def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                         'only one)')
     parser.add_argument('--commands', metavar='TOPIC',
                         help='std_msgs/Float64MultiArray or trajectory_msgs/JointTrajectory in a '
-                        'bag (default: that of the robot, or the only one)')
+                        'bag (default: that of the robot)')
     parser.add_argument('--gap', type=float, default=1.0, metavar='X',
-                        help='pause of the joint states that divides a bag, s (default: 1.0)')
+                        help='pause of the joint states that divides a bag, and age at which a '
+                        'command counts no more, s (default: 1.0)')
     parser.add_argument('--own-rewards', action='store_true',
                         help='compute the rewards of the task where an HDF5 file has others')
     parser.add_argument('--degrees', action='store_true',

@@ -13,6 +13,8 @@ from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.tally import Tally
 
 CLIPPED = 'actions beyond action_scale, clipped and marked as intervened'
+NOT_KNOWN_BEFORE = 'first steps, before which no action is known'
+"""The action before is part of an observation, so such a step has none."""
 MOST = 1e6
 """Numbers beyond this are no measurements."""
 
@@ -69,8 +71,8 @@ class EpisodeBuilder:
             raise DatasetError(f'goal: {len(goal.values)} numbers, but those of task {task.name} '
                                f'have {size} finite ones')
 
-    def build(self, position: np.ndarray, velocity: np.ndarray,
-              action: np.ndarray) -> Iterator[Columns]:
+    def build(self, position: np.ndarray, velocity: np.ndarray, action: np.ndarray,
+              previous: np.ndarray) -> Iterator[Columns]:
         """Make episodes out of a stretch without gaps.
 
         It is divided where an episode of the task is over; where the stretch ends, so does an
@@ -80,29 +82,32 @@ class EpisodeBuilder:
             position: (m + 1, states) joint positions, rad, a policy period apart.
             velocity: (m + 1, states) joint velocities, rad/s.
             action: (m, action_size) between them, normalised.
+            previous: (action_size,) the one before them, normalised.
         """
-        limited = np.clip(action, -1.0, 1.0).astype(np.float32)
-        clipped = (np.abs(action) > 1.0 + _TOLERANCE).any(1)
-        self._tally.mark(CLIPPED, int(clipped.sum()))
         first = 0
         while first < len(action):
-            end = min(first + self._task.config.episode_steps, len(action))
-            episode = self._one(position[first:end + 1], velocity[first:end + 1],
-                                limited[first:end], clipped[first:end])
+            episode = self.episode(position[first:], velocity[first:], action[first:], previous)
             yield episode
             first += len(episode)
+            previous = action[first - 1]
 
-    def _one(self, position: np.ndarray, velocity: np.ndarray, action: np.ndarray,
-             clipped: np.ndarray) -> Columns:
+    def episode(self, position: np.ndarray, velocity: np.ndarray, action: np.ndarray,
+                previous: np.ndarray) -> Columns:
+        """Make the first episode of a stretch, as :meth:`build` does."""
         task = self._task
+        count = min(task.config.episode_steps, len(action))
+        position, velocity = position[:count + 1], velocity[:count + 1]
         goal = self._goal_of(position[-1])
-        previous = np.concatenate([np.zeros((1, task.action_size), np.float32), action])
+        actions = np.concatenate([previous[None], action[:count]])
+        limited = np.clip(actions, -1.0, 1.0).astype(np.float32)
         observation = np.stack([
-            task.observe(position[row], velocity[row], previous[row], goal)
+            task.observe(position[row], velocity[row], limited[row], goal)
             for row in range(len(position))])
         ends = np.flatnonzero(task.terminated(observation[1:]))
-        count = int(ends[0]) + 1 if len(ends) else len(action)
-        taken, following = action[:count], observation[1:count + 1]
+        count = int(ends[0]) + 1 if len(ends) else count
+        clipped = (np.abs(actions[1:count + 1]) > 1.0 + _TOLERANCE).any(1)
+        self._tally.mark(CLIPPED, int(clipped.sum()))
+        taken, following = limited[1:count + 1], observation[1:count + 1]
         last = np.arange(count) == count - 1
         terminated = last & bool(len(ends))
         columns = Columns(
@@ -110,7 +115,7 @@ class EpisodeBuilder:
             next_observation=following,
             reward=np.asarray(task.reward(np, following.astype(np.float64),
                                           taken.astype(np.float64)), np.float64),
-            terminated=terminated, truncated=last & ~terminated, intervened=clipped[:count],
+            terminated=terminated, truncated=last & ~terminated, intervened=clipped,
             **unknown(count, self._actor), episode=np.full(count, self._episode, np.int64),
             step=np.arange(count, dtype=np.int64))
         self._episode += 1

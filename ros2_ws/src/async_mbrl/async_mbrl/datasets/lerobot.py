@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from async_mbrl.datasets.columns import Columns
-from async_mbrl.datasets.episodes import EpisodeBuilder, commanded, normalised, plausible
+from async_mbrl.datasets.episodes import (
+    NOT_KNOWN_BEFORE,
+    EpisodeBuilder,
+    commanded,
+    normalised,
+    plausible,
+)
 from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.tally import Tally
 
@@ -162,8 +168,9 @@ class _Reader:
         grouped = action[:steps * stride].reshape(steps, stride, -1)
         command = grouped[:, -1] if robot.command_interface == 'position' else grouped.mean(1)
         position, velocity = (value[:steps * stride + 1:stride] for value in (position, velocity))
-        yield from self._builder.build(position, velocity, normalised(
-            robot, command, position[:-1, commanded(robot)]))
+        action = normalised(robot, command, position[:-1, commanded(robot)])
+        self._tally.leave_out(NOT_KNOWN_BEFORE)
+        yield from self._builder.build(position[1:], velocity[1:], action[1:], action[0])
 
     def _table(self, path: Path, batch: Any, name: str) -> np.ndarray:
         column = batch.column(name)

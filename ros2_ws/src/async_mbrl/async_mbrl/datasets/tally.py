@@ -11,14 +11,15 @@ class Tally:
     """Account of one source of an import.
 
     Attributes:
+        skip_damaged: what is damaged is left out and told, instead of raised.
         left_out: number of transitions or messages left out, by reason.
         marked: number of transitions that were changed, by what was done to them.
         notes: what else is worth telling, one line each.
     """
 
     def __init__(self, skip_damaged: bool = False) -> None:
-        """Begin; ``skip_damaged``: what is damaged is left out and told, instead of raised."""
-        self._skip_damaged = skip_damaged
+        """Begin with nothing met."""
+        self.skip_damaged = skip_damaged
         self.left_out: Counter[str] = Counter()
         self.marked: Counter[str] = Counter()
         self.notes: list[str] = []
@@ -44,7 +45,7 @@ class Tally:
         Raises:
             DatasetError: damage is not to be skipped.
         """
-        if not self._skip_damaged:
+        if not self.skip_damaged:
             raise DatasetError(f'{what}; restore it, or go on without what is damaged: '
                                '--skip-damaged')
         self.note(f'{what}; left out')

@@ -56,8 +56,8 @@ def test_a_bag_needs_task_and_robot(capsys: pytest.CaptureFixture[str], tmp_path
 
 def test_goals_and_settings_of_a_foreign_bag(capsys: pytest.CaptureFixture[str],
                                              tmp_path: Path) -> None:
-    times = clock(2.001, 0.02)
-    write(tmp_path / 'bag', [*states(times), *commands(times, efforts(times))])
+    times = clock(2.001, 0.02, -0.2)
+    write(tmp_path / 'bag', [*states(times[10:]), *commands(times, efforts(times))])
     arguments = ('import', tmp_path / 'bag', '--robot', 'arm7', '--set', 'task.policy_rate_hz=20',
                  '--output')
     status, text = run(capsys, *arguments, tmp_path / 'a', '--goal', 'reached', '--actor', 'human')

@@ -16,8 +16,8 @@ from dataset_rig import all_columns
 
 from async_mbrl.datasets import hdf5
 from async_mbrl.datasets.columns import Columns, Source, joined
-from async_mbrl.datasets.episodes import CLIPPED, GoalRule
-from async_mbrl.datasets.identity import DatasetError
+from async_mbrl.datasets.episodes import CLIPPED, NOT_KNOWN_BEFORE, GoalRule
+from async_mbrl.datasets.identity import DatasetError, identity_of
 from async_mbrl.datasets.importing import ImportOptions, import_sources
 from async_mbrl.datasets.store import read_about
 from async_mbrl.tasks import make_task
@@ -180,6 +180,7 @@ def arm(interface: str = 'position', **changes: Any) -> Any:
 
 
 NAMES = list(arm7.robot().joint_names)
+PREVIOUS = identity_of(arm()).part('previous_action')
 
 
 def lerobot(folder: Path, lengths: list[int], *, version: str = 'v3.0', fps: float = 30.0,
@@ -232,29 +233,31 @@ def test_lerobot_states_become_steps(tmp_path: Path, options: dict[str, Any],
     episodes = lerobot(tmp_path / 'lerobot', [64, 5, 33], **options)
     stride = round(options.get('fps', 30.0) / 10.0)
     built = arm()
-    found, _ = load(tmp_path / 'lerobot', tmp_path, built, **REACHED, degrees=degrees)
+    found, source = load(tmp_path / 'lerobot', tmp_path, built, **REACHED, degrees=degrees)
     row = 0
     for state, action in episodes:
         position = state[:, :7]
         change = np.diff(position, axis=0) * 10.0 * stride
         velocity = state[:, 7:] if 'velocities' in options else np.concatenate(
             [change[:1], change])
-        for step in range((len(state) - 1) // stride):
+        for step in range(1, (len(state) - 1) // stride):
             first, after = stride * step, stride * (step + 1)
             led = np.clip((action[after - 1] - position[first]) / 0.2, -1, 1)
             np.testing.assert_allclose(found.action_applied[row], led, atol=1e-4)
             np.testing.assert_allclose(found.observation[row, :7], position[first], atol=1e-5)
             np.testing.assert_allclose(found.observation[row, 7:14], velocity[first], atol=1e-3)
             np.testing.assert_allclose(found.next_observation[row, :7], position[after], atol=1e-5)
+            before = np.clip((action[first - 1] - position[first - stride]) / 0.2, -1, 1)
+            np.testing.assert_allclose(found.observation[row, PREVIOUS], before, atol=1e-4)
             row += 1
-    assert row == len(found)
+    assert row == len(found) and source['left_out'][NOT_KNOWN_BEFORE] == 3
 
 
 def test_lerobot_efforts_are_means(tmp_path: Path) -> None:
     episodes = lerobot(tmp_path / 'lerobot', [31])
     found, _ = load(tmp_path / 'lerobot', tmp_path, arm('effort'), **REACHED)
-    np.testing.assert_allclose(found.action_applied, episodes[0][1][:30].reshape(
-        10, 3, 7).mean(1) / 5.0, atol=1e-6)
+    np.testing.assert_allclose(found.action_applied, episodes[0][1][3:30].reshape(
+        9, 3, 7).mean(1) / 5.0, atol=1e-6)
 
 
 def test_a_damaged_parquet_file_costs_only_itself(tmp_path: Path) -> None:
@@ -264,14 +267,14 @@ def test_a_damaged_parquet_file_costs_only_itself(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r'file-001\.parquet: damaged'):
         load(tmp_path / 'lerobot', tmp_path, arm(), **REACHED)
     found, source = load(tmp_path / 'lerobot', tmp_path, arm(), **REACHED, skip_damaged=True)
-    assert len(found) == 26 and 'file-001.parquet' in str(source['notes'])
+    assert len(found) == 24 and 'file-001.parquet' in str(source['notes'])
 
 
 def test_frames_that_are_missing_divide_an_episode(tmp_path: Path) -> None:
     lerobot(tmp_path / 'lerobot', [40, 40, 40], files=3)
     (tmp_path / 'lerobot' / 'data' / 'chunk-000' / 'file-001.parquet').unlink()
     found, _ = load(tmp_path / 'lerobot', tmp_path, arm(), **REACHED)
-    assert found.episode.tolist() == [0] * 13 + [1] * 13
+    assert found.episode.tolist() == [0] * 12 + [1] * 12
 
 
 @pytest.mark.parametrize(('built', 'options', 'words'), [

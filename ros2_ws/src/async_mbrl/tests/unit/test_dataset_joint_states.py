@@ -31,13 +31,14 @@ from rosbags.rosbag2 import StoragePlugin
 
 from async_mbrl.datasets import bags
 from async_mbrl.datasets.columns import Columns, Source, joined
-from async_mbrl.datasets.episodes import CLIPPED, GoalRule
-from async_mbrl.datasets.identity import DatasetError
+from async_mbrl.datasets.episodes import CLIPPED, NOT_KNOWN_BEFORE, GoalRule
+from async_mbrl.datasets.identity import DatasetError, identity_of
 from async_mbrl.datasets.importing import ImportOptions, import_sources
 from async_mbrl.datasets.joint_states import SET_BACK
 from async_mbrl.datasets.store import read_about
 from async_mbrl.tasks import make_task
 
+PREVIOUS = identity_of(task()).part('previous_action')
 REACHED = ImportOptions(goal=GoalRule('reached'), actor=Source.HUMAN)
 
 
@@ -60,7 +61,7 @@ def load(folder: Path, tmp_path: Path, name: str = 'dataset', built: Any = None,
 @pytest.mark.parametrize('plugin', list(StoragePlugin))
 def test_steps_are_those_of_the_task(tmp_path: Path, plugin: StoragePlugin) -> None:
     built = task()
-    state_times, command_times = clock(7.05, 0.01), clock(7.05, 0.03, -0.02)
+    state_times, command_times = clock(7.05, 0.01), clock(7.05, 0.03, -0.2)
     values = efforts(command_times)
     folder = write(tmp_path / 'bag', [
         *states(state_times, [6, 2, 0, 1, 5, 4, 3]), *commands(command_times, values)], plugin)
@@ -74,7 +75,7 @@ def test_steps_are_those_of_the_task(tmp_path: Path, plugin: StoragePlugin) -> N
         begin = START_NS + row * PERIOD_NS
         action = held_mean(command_times, values, begin, begin + PERIOD_NS) / SCALE
         np.testing.assert_allclose(found.action_applied[row], action, atol=1e-6)
-        previous = np.zeros(7) if row % 30 == 0 else found.action_applied[row - 1]
+        previous = held_mean(command_times, values, begin - PERIOD_NS, begin) / SCALE
         goal = built.tool_points(motion(min(7.0, 3.0 * (row // 30 + 1)))[0])
         for time_s, name in ((0.1 * row, 'observation'), (0.1 * (row + 1), 'next_observation')):
             acted = previous if name == 'observation' else found.action_applied[row]
@@ -87,7 +88,7 @@ def test_steps_are_those_of_the_task(tmp_path: Path, plugin: StoragePlugin) -> N
 
 def test_it_does_not_matter_how_a_bag_is_cut_into_pieces(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state_times, command_times = clock(4.0, 0.01), clock(4.0, 0.007)
+    state_times, command_times = clock(4.0, 0.01), clock(4.0, 0.007, -0.2)
     pause = (state_times < START_NS + int(1.4e9)) | (state_times > START_NS + int(1.65e9))
     folder = write(tmp_path / 'bag', [*states(state_times[pause]), *commands(
         command_times, efforts(command_times))], StoragePlugin.SQLITE3)
@@ -105,7 +106,7 @@ def test_what_is_not_fresh_is_dropped_and_counted(tmp_path: Path) -> None:
     seconds = (times - START_NS) * 1e-9
     kept = times[(seconds < 1.015) | (seconds > 1.255)]       # less than the gap of 1 s
     folder = write(tmp_path / 'bag', [*states(kept), *commands(
-        clock(3.0, 0.05), efforts(clock(3.0, 0.05)))])
+        clock(3.0, 0.05, -0.2), efforts(clock(3.0, 0.05, -0.2)))])
     found, source = load(folder, tmp_path)
     # The sample at 1.1 s is 90 ms old, the limit is 80 ms; that at 1.2 s is older still.
     assert source['left_out'] == {'without fresh joint states': 3}
@@ -116,7 +117,7 @@ def test_what_is_not_fresh_is_dropped_and_counted(tmp_path: Path) -> None:
 def test_a_long_pause_begins_a_new_clock(tmp_path: Path) -> None:
     times = np.concatenate([clock(1.0, 0.01), clock(5.0, 0.01, 3.333)])
     folder = write(tmp_path / 'bag', [*states(times), *commands(
-        clock(5.0, 0.05), efforts(clock(5.0, 0.05)))])
+        clock(5.0, 0.05, -0.2), efforts(clock(5.0, 0.05, -0.2)))])
     found, source = load(folder, tmp_path)
     assert not source['left_out'] and found.episode.tolist() == [0] * 9 + [1] * 16
     np.testing.assert_allclose(found.observation[9, :7], motion(3.333)[0], atol=1e-6)
@@ -126,8 +127,8 @@ def test_a_long_pause_begins_a_new_clock(tmp_path: Path) -> None:
 def test_a_clock_that_is_set_back_begins_a_new_stretch(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr(bags, '_BATCH', batch)
-    times = clock(1.001, 0.01)
-    items = [*states(times), *commands(times, efforts(times))]
+    times = clock(1.001, 0.01, -0.2)
+    items = [*states(times[20:]), *commands(times, efforts(times))]
     first = write(tmp_path / 'bag', [(stamp + 10**11, *rest) for stamp, *rest in items])
     second = write(tmp_path / 'other', items)
     (second / 'other.mcap').rename(first / 'bag_1.mcap')
@@ -143,26 +144,27 @@ def test_before_the_first_command_nothing_is_taken(tmp_path: Path) -> None:
     folder = write(tmp_path / 'bag', [*states(clock(2.001, 0.01)), *commands(
         command_times, efforts(command_times))])
     found, source = load(folder, tmp_path)
-    assert source['left_out'] == {'without commands': 6} and len(found) == 14
+    assert source['left_out'] == {'without commands': 6, NOT_KNOWN_BEFORE: 1}
+    assert len(found) == 13
 
 
 def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    command_times = clock(2.0, 0.1)
+    command_times = clock(2.0, 0.1, -0.2)
     values = efforts(command_times)
-    values[7, 3] = np.nan
-    values[11, 3] = 1e300
+    values[9, 3] = np.nan
+    values[13, 3] = 1e300
     folder = write(tmp_path / 'bag', [*states(clock(1.501, 0.01)), *commands(
         command_times, values)])
     found, source = load(folder, tmp_path)
     assert np.isfinite(found.action_applied).all() and np.isfinite(found.observation).all()
-    assert source['left_out'] == {'not finite': 2}
-    assert found.episode.tolist() == [0] * 7 + [1] * 3 + [2] * 3
+    assert source['left_out'] == {'not finite': 2, NOT_KNOWN_BEFORE: 2}
+    assert found.episode.tolist() == [0] * 7 + [1] * 2 + [2] * 2
 
 
 def test_commands_beyond_the_scale_are_clipped_and_marked(tmp_path: Path) -> None:
-    command_times = clock(1.1, 0.1)
+    command_times = clock(1.1, 0.1, -0.2)
     values = efforts(command_times)
-    values[4, 2] = 1.5 * SCALE[2]
+    values[6, 2] = 1.5 * SCALE[2]
     folder = write(tmp_path / 'bag', [*states(clock(1.001, 0.01)), *commands(
         command_times, values)])
     found, source = load(folder, tmp_path)
@@ -184,20 +186,25 @@ def test_positions_count_by_where_the_last_command_led(tmp_path: Path) -> None:
         value[order], [NAMES[place] for place in order]))
         for stamp, value in zip(command_times.tolist(), values, strict=True)]
     folder = write(tmp_path / 'bag', [*states(clock(1.001, 0.01)), *items])
-    found, _ = load(folder, tmp_path, built=built)
+    found, source = load(folder, tmp_path, built=built, options=dataclasses.replace(
+        REACHED, commands='/arm/joint_trajectory'))
+    # What was commanded before the first step counts from where nobody knows the joints were.
+    assert source['left_out'] == {NOT_KNOWN_BEFORE: 1} and len(found) == 9
     for row in range(10):
         end = START_NS + (row + 1) * PERIOD_NS
         last = values[np.flatnonzero(command_times < end)[-1]]
-        np.testing.assert_allclose(
-            found.action_applied[row], np.clip((last - motion(0.1 * row)[0]) / 0.2, -1, 1),
-            atol=1e-5)
+        action = np.clip((last - motion(0.1 * row)[0]) / 0.2, -1, 1)
+        if row > 0:
+            np.testing.assert_allclose(found.action_applied[row - 1], action, atol=1e-5)
+        if row < 9:
+            np.testing.assert_allclose(found.observation[row, PREVIOUS], action, atol=1e-5)
 
 
 GOAL = np.linspace(0.1, 0.9, 9)
 
 
 def test_goals_are_given_or_drawn_by_a_seed(tmp_path: Path) -> None:
-    command_times = clock(7.0, 0.1)
+    command_times = clock(7.0, 0.1, -0.2)
     folder = write(tmp_path / 'bag', [*states(clock(7.001, 0.02)), *commands(
         command_times, efforts(command_times))])
     built = task()
@@ -218,22 +225,26 @@ def test_goals_are_given_or_drawn_by_a_seed(tmp_path: Path) -> None:
 ONCE = np.array([START_NS])
 
 
+def ordered(message: Any) -> Item:
+    return START_NS, '/commands', message
+
+
 @pytest.mark.parametrize(('items', 'words'), [
-    ([(START_NS, '/a', array(HOME))], r'no topic of sensor_msgs/msg/JointState; there are: /a'),
+    ([ordered(array(HOME))], r'no topic of sensor_msgs/msg/JointState; there are: /commands'),
     ([*states(ONCE)], 'no topic of std_msgs/msg/Float64MultiArray or traj'),
     ([*states(ONCE), (START_NS, '/a', array(HOME)), (START_NS, '/b', array(HOME))],
-     'several topics of .*: /a, /b; name the one'),
-    ([*states(ONCE, range(6)), (START_NS, '/a', array(HOME))],
+     'no topic commands of .*, which is that of the robot; name the one .* --commands: /a, /b'),
+    ([*states(ONCE, range(6)), ordered(array(HOME))],
      r"joints \['wrist_roll'\] of robot arm7 are missing; there are: shoulder_pan"),
     ([(START_NS, '/joint_states', state(np.zeros(1), np.zeros(1), ['gripper'])),
-      (START_NS, '/a', array(HOME))], 'no joint of robot arm7; there are: gripper'),
+      ordered(array(HOME))], 'no joint of robot arm7; there are: gripper'),
     ([(START_NS, '/joint_states', state(HOME, np.zeros(0), NAMES)),
-      (START_NS, '/a', array(HOME))], '0 numbers of velocity for 7 joints'),
-    ([*states(ONCE), (START_NS, '/a', array(HOME[:6]))], 'commands of 6 numbers, but robot arm7'),
-    ([*states(ONCE), (START_NS, '/a', trajectory(HOME, NAMES))], '0 numbers of points.0.effort'),
-    ([*states(ONCE), (START_NS, '/a', trajectory(HOME[:6], NAMES[:6]))], 'are missing'),
-    ([*states(ONCE), (START_NS, '/a', trajectory(HOME, NAMES, 2))], 'a trajectory of 2 points'),
-    ([*states(ONCE), (START_NS, '/a', array(HOME))], 'no transition in it'),
+      ordered(array(HOME))], '0 numbers of velocity for 7 joints'),
+    ([*states(ONCE), ordered(array(HOME[:6]))], 'commands of 6 numbers, but robot arm7'),
+    ([*states(ONCE), ordered(trajectory(HOME, NAMES))], '0 numbers of points.0.effort'),
+    ([*states(ONCE), ordered(trajectory(HOME[:6], NAMES[:6]))], 'are missing'),
+    ([*states(ONCE), ordered(trajectory(HOME, NAMES, 2))], 'a trajectory of 2 points'),
+    ([*states(ONCE), ordered(array(HOME))], 'no transition in it'),
 ])
 def test_what_does_not_fit_is_said(tmp_path: Path, items: list[Item], words: str) -> None:
     folder = write(tmp_path / 'bag', items)
@@ -254,9 +265,10 @@ def test_topics_can_be_named(tmp_path: Path) -> None:
 def test_an_episode_ends_where_the_task_ends(tmp_path: Path) -> None:
     built = make_task(arm7.task(), arm7.robot())
     built.terminated = lambda observation: np.arange(len(observation)) == 3      # its fourth step
-    times = clock(1.001, 0.02)
-    folder = write(tmp_path / 'bag', [*states(times), *commands(times, efforts(times))])
+    times = clock(1.001, 0.02, -0.2)
+    folder = write(tmp_path / 'bag', [*states(times[10:]), *commands(times, efforts(times))])
     found, _ = load(folder, tmp_path, built=built)
     assert np.flatnonzero(found.terminated).tolist() == [3, 7]
     assert np.flatnonzero(found.truncated).tolist() == [9]
     assert found.step.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    np.testing.assert_array_equal(found.observation[1:, PREVIOUS], found.action_applied[:-1])
