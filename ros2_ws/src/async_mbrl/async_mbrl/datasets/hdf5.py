@@ -5,6 +5,7 @@ Observations must be those of the task, actions normalised, as the benchmark bod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,17 @@ BLOCK = 65_536
 MOST_STEPS = 1_000_000
 """Of an episode in a file of Minari, which is read as a whole."""
 
+MOST_CHUNK_BYTES = 256 * 1024**2
+"""Of a chunk, which is unpacked as a whole."""
+MOST_RATIO = 4096
+"""An array has so many times the bytes of the file that it takes, or it says more than it holds."""
+_SMALL_BYTES = 64 * 1024**2
+"""Of an array whose values need not be in the file, as those that were never written."""
+
 CUT = 'ends of episodes that were not marked, marked as truncated'
 _EPISODE = 'episode_'
+_DAMAGE = (OSError, RuntimeError, KeyError, TypeError)
+"""What h5py raises where a file is damaged."""
 _LOG_PROBABILITY = 'infos/action_log_probs'
 
 
@@ -50,7 +60,7 @@ def read_hdf5(path: Path, rules: ArrayRules, tally: Tally) -> Iterator[Columns]:
             else:
                 raise DatasetError(f'{path}: neither D4RL (observations, actions, ...) nor Minari '
                                    f'(episode_0, ...); it has: {", ".join(file)[:200]}')
-    except (OSError, RuntimeError) as error:     # what h5py raises where a file is damaged
+    except _DAMAGE as error:
         tally.damaged(f'{path}: cannot be read on ({error})')
 
 
@@ -115,30 +125,51 @@ def _numbering(done: np.ndarray, episode: int, step: int) -> tuple[np.ndarray, n
 
 def _episodes(path: Path, file: h5py.File, rules: ArrayRules, tally: Tally) -> Iterator[Columns]:
     """Read the layout of Minari: a group for each episode, with one observation more than steps."""
-    task = rules.task
     names = [name for name in file
              if name.startswith(_EPISODE) and name.removeprefix(_EPISODE).isdigit()]
     names.sort(key=lambda name: int(name.removeprefix(_EPISODE)))
+    flaw: DatasetError | None = None
+    taken = False
     for number, name in enumerate(names):
-        actions = _array(path, file, f'{name}/actions', task.action_size)
-        rows = len(actions)
-        if rows > MOST_STEPS:
-            raise DatasetError(f'{path}: {name} has {rows} steps, more than {MOST_STEPS}; divide '
-                               'it')
-        if not rows:
-            tally.leave_out('empty episodes')
+        try:
+            columns = _one_episode(path, file, name, number, rules, tally)
+        except (DatasetError, *_DAMAGE) as error:
+            own = error if isinstance(error, DatasetError) else None
+            if own is not None and not tally.skip_damaged:
+                raise
+            flaw = flaw or own
+            tally.damaged(str(error) if own else f'{path}: {name} cannot be read ({error})')
+            tally.leave_out('damaged episodes')
             continue
-        observations = _array(path, file, f'{name}/observations', task.observation_size,
-                              rows + 1)[:]
-        reward, terminated, truncated = (
-            _array(path, file, f'{name}/{part}', None, rows)[:]
-            for part in ('rewards', 'terminations', 'truncations'))
-        terminated, truncated = terminated.astype(bool), truncated.astype(bool)
-        if not (terminated[-1] or truncated[-1]):
-            truncated[-1] = True
-            tally.mark(CUT)
-        yield rules.columns(observations[:-1], actions[:], observations[1:], reward, terminated,
-                            truncated, np.full(rows, number), np.arange(rows))
+        if columns is not None:
+            taken = True
+            yield columns
+    if flaw is not None and not taken:
+        raise flaw
+
+
+def _one_episode(path: Path, file: h5py.File, name: str, number: int, rules: ArrayRules,
+                 tally: Tally) -> Columns | None:
+    """Read an episode; None if it is empty."""
+    task = rules.task
+    actions = _array(path, file, f'{name}/actions', task.action_size)
+    rows = len(actions)
+    if rows > MOST_STEPS:
+        raise DatasetError(f'{path}: {name} has {rows} steps, more than {MOST_STEPS}; divide it')
+    if not rows:
+        tally.leave_out('empty episodes')
+        return None
+    observations = _array(path, file, f'{name}/observations', task.observation_size, rows + 1)[:]
+    reward, terminated, truncated = (
+        _array(path, file, f'{name}/{part}', None, rows)[:]
+        for part in ('rewards', 'terminations', 'truncations'))
+    terminated, truncated = terminated.astype(bool), truncated.astype(bool)
+    actions = actions[:]
+    if not (terminated[-1] or truncated[-1]):
+        truncated[-1] = True
+        tally.mark(CUT)
+    return rules.columns(observations[:-1], actions, observations[1:], reward, terminated,
+                         truncated, np.full(rows, number), np.arange(rows))
 
 
 def _array(path: Path, file: h5py.File, name: str, size: int | None,
@@ -168,4 +199,12 @@ def _array(path: Path, file: h5py.File, name: str, size: int | None,
         wanted = f'({"rows" if rows is None else rows},{"" if size is None else f" {size}"})'
         raise DatasetError(f'{path}: {name} is {where.dtype} of shape {shape}, but numbers of '
                            f'{wanted} are needed; give the task and robot it was recorded with')
+    chunk_bytes = math.prod(where.chunks or ()) * where.dtype.itemsize
+    stored_bytes = where.id.get_storage_size()
+    if chunk_bytes > MOST_CHUNK_BYTES:
+        raise DatasetError(f'{path}: {name} has chunks of {chunk_bytes} bytes, more than '
+                           f'{MOST_CHUNK_BYTES}; write it anew with smaller ones')
+    if where.nbytes > max(_SMALL_BYTES, MOST_RATIO * stored_bytes):
+        raise DatasetError(f'{path}: {name} says that it has {where.nbytes} bytes, but takes only '
+                           f'{stored_bytes} of the file; restore it')
     return where

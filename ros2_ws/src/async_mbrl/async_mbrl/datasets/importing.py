@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from async_mbrl.core.run import RunFolder
-from async_mbrl.datasets.arrays import ArrayRules
+from async_mbrl.datasets.arrays import ArrayRules, only_finite
 from async_mbrl.datasets.bags import Bag, is_bag
 from async_mbrl.datasets.columns import Columns, Source
 from async_mbrl.datasets.episodes import EpisodeBuilder, GoalRule
@@ -99,12 +99,12 @@ def import_sources(sources: Sequence[Path], output: Path, task: Any | None,
             writer.add_source({
                 'path': str(source.path), 'format': source.kind, 'transitions': transitions,
                 'episodes': episodes, 'left_out': dict(tally.left_out),
-                'marked': dict(tally.marked), 'notes': tally.notes})
+                'marked': dict(tally.marked), 'notes': tally.told()})
             say(f'{source.path}: {source.kind}, {transitions} transitions, {episodes} episodes')
             for title, counts in (('left out', tally.left_out), ('marked', tally.marked)):
                 for reason, count in sorted(counts.items()):
                     say(f'  {title}: {count} {reason}')
-            for line in tally.notes:
+            for line in tally.told():
                 say(f'  {line}')
         if not writer.transitions:
             raise DatasetError(f'{", ".join(map(str, sources))}: no transition in it; nothing was '
@@ -143,7 +143,8 @@ def _open(path: Path, task: Any | None, options: ImportOptions) -> _Opened:
     file = find_hdf5(path)
     if file is not None:
         rules = ArrayRules(wanted, options.actor, options.own_rewards, tally)
-        return _Opened(path, 'hdf5', identity, lambda: read_hdf5(file, rules, tally), tally)
+        return _Opened(path, 'hdf5', identity,
+                       lambda: only_finite(read_hdf5(file, rules, tally), tally), tally)
     raise DatasetError(f'{path}: nothing that can be imported: no run folder, rosbag2 folder, HDF5 '
                        'file, Minari or LeRobot folder')
 
@@ -156,10 +157,11 @@ def _open_bag(bag: Bag, task: Any | None, options: ImportOptions, tally: Tally) 
         topic = bag.find((TYPE,), 'transitions')
         if bag.about is not None:
             identity = _own(identity_from_mapping(bag.about, str(path)), path, task)
-        else:
-            identity = identity_of(_wanted(path, task))
-        return _Opened(path, 'transitions', identity,
-                       lambda: read_transition_bag(bag, topic, identity, tally), tally)
+            return _Opened(path, 'transitions', identity,
+                           lambda: read_transition_bag(bag, topic, identity, tally), tally)
+        foreign = identity_of(_wanted(path, task))
+        return _Opened(path, 'transitions', foreign, lambda: only_finite(
+            read_transition_bag(bag, topic, foreign, tally), tally), tally)
     wanted = _wanted(path, task)
     builder = _builder(wanted, options, tally)
     return _Opened(path, 'joint_states', identity_of(wanted), lambda: read_joint_states(

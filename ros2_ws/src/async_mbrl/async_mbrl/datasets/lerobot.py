@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ MOST_FRAMES = 1_000_000
 """Of an episode, which is held as a whole."""
 
 _ROWS = 8192
+_SUFFIXES = {
+    'position': ('.pos', '_pos', '.position', '_position'),
+    'velocity': ('.vel', '_vel', '.velocity', '_velocity'),
+    'effort': ('.effort', '_effort', '.eff', '_eff', '.torque', '_torque')}
+"""What names of joints have behind them, by what the numbers are."""
 _MAXIMUM_INFO_BYTES = 16 * 1024**2
 
 
@@ -33,9 +38,10 @@ def read_lerobot(folder: Path, task: Any, builder: EpisodeBuilder, tally: Tally,
                  degrees: bool = False) -> Iterator[Columns]:
     """Make transitions out of states and actions.
 
-    ``observation.state`` must be the positions of the robot's joints, or their positions and then
-    their velocities; velocities that are missing are the differences of positions. ``action`` is
+    ``observation.state`` must have the positions of the robot's joints, and may have their
+    velocities; velocities that are missing are the differences of positions. ``action`` is
     what was commanded, in the command interface of the robot: efforts, velocities, or positions.
+    Joints go by the names of the features; where these have none, by their order.
 
     Args:
         folder: of the dataset.
@@ -75,15 +81,27 @@ class _Reader:
                 f'{task.config.policy_rate_hz:g} steps a second, of which that is no multiple; '
                 f'set a rate that fits: --set task.policy_rate_hz={info["fps"]:g}')
         self._fps = info['fps']
-        sizes = {name: _size(folder / INFO, self._features, name) for name in (STATE, ACTION)}
-        if sizes[STATE] not in (robot.states, 2 * robot.states) or sizes[ACTION] != robot.joints:
-            raise DatasetError(
-                f'{folder / INFO}: {sizes[STATE]} numbers of {STATE} and {sizes[ACTION]} of '
-                f'{ACTION}, but robot {robot.name} has {robot.states} positions, as many '
-                f'velocities, and {robot.joints} commands')
-        self._order = {STATE: self._places(STATE, robot.state_names, sizes[STATE]),
-                       ACTION: self._places(ACTION, robot.joint_names, sizes[ACTION])}
-        self._sizes = sizes
+        self._sizes = {name: _size(folder / INFO, self._features, name)
+                       for name in (STATE, ACTION)}
+        joints = {STATE: robot.state_names, ACTION: robot.joint_names}
+        sizes = {STATE: (robot.states, 2 * robot.states), ACTION: (robot.joints,)}
+        self._order: dict[str, np.ndarray] = {}
+        for name, by_name in ((STATE, _states_by_name), (ACTION, _actions_by_name)):
+            names, size = _names(self._features[name].get('names')), self._sizes[name]
+            if names:
+                if len(names) != size:
+                    raise DatasetError(f'{folder / INFO}: {len(names)} names for the {size} '
+                                       f'numbers of {name}')
+                self._order[name] = by_name(f'{folder / INFO}: ', names, robot)
+                continue
+            if size not in sizes[name]:
+                raise DatasetError(
+                    f'{folder / INFO}: {self._sizes[STATE]} numbers of {STATE} and '
+                    f'{self._sizes[ACTION]} of {ACTION}, but robot {robot.name} has '
+                    f'{robot.states} positions, as many velocities, and {robot.joints} commands')
+            tally.note(f'{name}: has no names; its numbers were taken to be in the order '
+                       f'{", ".join(joints[name])}')
+            self._order[name] = np.arange(size)
         self._episode: int | None = None
         self._frame = 0
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -125,9 +143,9 @@ class _Reader:
         self._tally.leave_out('frames that are not finite', int((~finite).sum()))
 
     def _take(self, path: Path, batch: Any) -> Iterator[Columns]:
-        values = {name: self._table(path, batch, name) for name in (STATE, ACTION)}
-        episode = batch.column(EPISODE).to_numpy(zero_copy_only=False)
-        frame = batch.column(FRAME).to_numpy(zero_copy_only=False)
+        values = {name: self._table(path, batch, name)[:, self._order[name]]
+                  for name in (STATE, ACTION)}
+        episode, frame = (self._whole(path, batch, name) for name in (EPISODE, FRAME))
         row = 0
         while row < len(episode):
             if self._episode != episode[row] or frame[row] != self._frame + 1:
@@ -157,14 +175,12 @@ class _Reader:
             state = np.deg2rad(state)
             if robot.command_interface != 'effort':
                 action = np.deg2rad(action)
-        state = state[:, self._order[STATE]]
         position = state[:, :robot.states]
         if state.shape[1] == robot.states:
             change = np.diff(position, axis=0) * self._fps
             velocity = np.concatenate([change[:1], change])
         else:
             velocity = state[:, robot.states:]
-        action = action[:, self._order[ACTION]]
         grouped = action[:steps * stride].reshape(steps, stride, -1)
         command = grouped[:, -1] if robot.command_interface == 'position' else grouped.mean(1)
         position, velocity = (value[:steps * stride + 1:stride] for value in (position, velocity))
@@ -173,23 +189,76 @@ class _Reader:
         yield from self._builder.build(position[1:], velocity[1:], action[1:], action[0])
 
     def _table(self, path: Path, batch: Any, name: str) -> np.ndarray:
-        column = batch.column(name)
-        flat = column.flatten() if hasattr(column, 'flatten') else column
-        values = np.asarray(flat.to_numpy(zero_copy_only=False))
-        if len(values) != len(column) * self._sizes[name] or values.dtype.kind not in 'fiu':
-            raise DatasetError(f'{path}: {name} is not {self._sizes[name]} numbers in every frame')
-        return values.reshape(len(column), -1)
+        """Give the numbers (rows, size) of a feature."""
+        from pyarrow import compute, types
 
-    def _places(self, name: str, joints: tuple[str, ...], size: int) -> np.ndarray:
-        """Give the places of our joints among the numbers of a feature, by name if it has names."""
-        names = _names(self._features[name].get('names'))[:len(joints)]
-        if set(names) == set(joints):
-            order = np.array([names.index(joint) for joint in joints])
+        column, size = batch.column(name), self._sizes[name]
+        kind = column.type
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            lengths = compute.list_value_length(column)
+            fits = not column.null_count and bool((np.asarray(lengths) == size).all())
+            kind, column = kind.value_type, column.flatten()
         else:
-            order = np.arange(len(joints))
-            self._tally.note(f'{name}: its names are not those of the joints; they were taken to '
-                             f'be in the order {", ".join(joints)}')
-        return np.concatenate([order + first for first in range(0, size, len(joints))])
+            fits = size == 1
+        if not fits or not (types.is_integer(kind) or types.is_floating(kind)):
+            raise DatasetError(f'{path}: {name} is not {size} numbers in every frame')
+        return np.asarray(column.to_numpy(zero_copy_only=False)).reshape(-1, size)
+
+    def _whole(self, path: Path, batch: Any, name: str) -> np.ndarray:
+        """Give the whole numbers (rows,) of a column."""
+        from pyarrow import types
+
+        column = batch.column(name)
+        if not types.is_integer(column.type) or column.null_count:
+            raise DatasetError(f'{path}: {name} is not a whole number in every frame')
+        return np.asarray(column.to_numpy(zero_copy_only=False)).astype(np.int64)
+
+
+def _places(names: list[str], joints: Sequence[str], suffixes: Sequence[str]) -> list[list[int]]:
+    """Give the places of names that are those of each joint with something behind it."""
+    return [[place for place, name in enumerate(names)
+             if name in {joint + suffix for suffix in suffixes}] for joint in joints]
+
+
+def _states_by_name(where: str, names: list[str], robot: Any) -> np.ndarray:
+    """Give the places of the joints' positions, and then of their velocities if there are any.
+
+    Raises:
+        DatasetError: the names do not tell them.
+    """
+    joints = robot.state_names
+    plain = _places(names, joints, ('',))
+    position, velocity = (
+        [told or bare[part] for told, bare in zip(
+            _places(names, joints, _SUFFIXES[kind]), plain, strict=True)]
+        for kind, part in (('position', slice(0, 1)), ('velocity', slice(1, None))))
+    counts = {len(places) for places in velocity}
+    if {len(places) for places in position} != {1} or counts not in ({0}, {1}):
+        raise _misnamed(where, STATE, names, joints, 'a position, and all or none a velocity')
+    # Of two numbers of one name the second is the velocity only where all positions come first.
+    if max(map(len, plain)) > 1 and max(position) > min(velocity):
+        raise _misnamed(where, STATE, names, joints, 'a position, and .vel behind a velocity')
+    return np.array([*position, *(velocity if counts == {1} else [])])[:, 0]
+
+
+def _actions_by_name(where: str, names: list[str], robot: Any) -> np.ndarray:
+    """Give the places of the commands of the joints.
+
+    Raises:
+        DatasetError: the names do not tell them.
+    """
+    kind, joints = robot.command_interface, robot.joint_names
+    found = [told or bare for told, bare in zip(
+        _places(names, joints, _SUFFIXES[kind]), _places(names, joints, ('',)), strict=True)]
+    if {len(places) for places in found} != {1}:
+        raise _misnamed(where, ACTION, names, joints, f'one {kind}')
+    return np.array(found)[:, 0]
+
+
+def _misnamed(where: str, feature: str, names: list[str], joints: Sequence[str],
+              wanted: str) -> DatasetError:
+    return DatasetError(f'{where}names of {feature} are {", ".join(names)[:300]}, but each of the '
+                        f'joints {", ".join(joints)} needs {wanted}; name them so')
 
 
 def _names(told: Any) -> list[str]:
@@ -199,7 +268,7 @@ def _names(told: Any) -> list[str]:
         told = lists[0] if len(lists) == 1 else list(told)
     if not isinstance(told, list):
         return []
-    return [str(name).removesuffix('.pos') for name in told]
+    return [str(name) for name in told]
 
 
 def _info(path: Path) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from collections import Counter
 
 from async_mbrl.datasets.identity import DatasetError, one_line
 
+MOST_NOTES = 100
+"""Of one source that are kept; more are counted."""
+
 
 class Tally:
     """Account of one source of an import.
@@ -23,6 +26,7 @@ class Tally:
         self.left_out: Counter[str] = Counter()
         self.marked: Counter[str] = Counter()
         self.notes: list[str] = []
+        self._more_notes = 0
 
     def leave_out(self, reason: str, count: int = 1) -> None:
         """Note that something was left out."""
@@ -35,9 +39,18 @@ class Tally:
             self.marked[what] += count
 
     def note(self, line: str) -> None:
-        """Keep a line to be told, once."""
-        if one_line(line) not in self.notes:
-            self.notes.append(one_line(line))
+        """Keep a line to be told, once; of too many only the number."""
+        line = one_line(line)
+        if line in self.notes:
+            return
+        if len(self.notes) < MOST_NOTES:
+            self.notes.append(line)
+        else:
+            self._more_notes += 1
+
+    def told(self) -> list[str]:
+        """Give the notes, with the number of those that were not kept."""
+        return [*self.notes, *([f'and {self._more_notes} more'] if self._more_notes else [])]
 
     def damaged(self, what: str) -> None:
         """Meet damage: what, with file and place.

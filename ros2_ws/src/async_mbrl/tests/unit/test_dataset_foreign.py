@@ -1,13 +1,10 @@
-"""Data sets of D4RL, Minari and LeRobot become datasets, or it is said why not."""
+"""HDF5 files of D4RL and Minari become datasets, or it is said why not."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import arm7
 import bodies
 import h5py
 import numpy as np
@@ -16,11 +13,10 @@ from dataset_rig import all_columns
 
 from async_mbrl.datasets import hdf5
 from async_mbrl.datasets.columns import Columns, Source, joined
-from async_mbrl.datasets.episodes import CLIPPED, NOT_KNOWN_BEFORE, GoalRule
-from async_mbrl.datasets.identity import DatasetError, identity_of
+from async_mbrl.datasets.episodes import CLIPPED
+from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.importing import ImportOptions, import_sources
 from async_mbrl.datasets.store import read_about
-from async_mbrl.tasks import make_task
 
 OBSERVATION, ACTION = 11, 3      # of the hopper
 
@@ -173,144 +169,64 @@ def test_damaged_hdf5_is_named(tmp_path: Path) -> None:
     assert about.transitions == 499
 
 
-def arm(interface: str = 'position', **changes: Any) -> Any:
-    scale = (0.2,) * 7 if interface == 'position' else (5.0,) * 7
-    return make_task(arm7.task(**changes),
-                     arm7.robot(command_interface=interface, action_scale=scale))
+@pytest.mark.parametrize('block', [65_536, 5, 1])
+def test_rows_that_are_not_finite_are_left_out(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(hdf5, 'BLOCK', block)
+    arrays = d4rl(30, ENDS)
+    arrays['next_observations'] = arrays['observations'].astype(np.float64)
+    arrays['next_observations'][5, 3] = 1e200       # more than single precision has
+    arrays['actions'][[0, 10, 15, 16], 1] = np.nan
+    arrays['rewards'][29] = -np.inf
+    found, source = load(write(tmp_path / 'a.hdf5', arrays), tmp_path, bodies.task('hopper'))
+    kept = [row for row in range(30) if row not in (0, 5, 10, 15, 16, 29)]
+    assert source['left_out'] == {'not finite': 6}
+    assert np.array_equal(found.observation, arrays['observations'][kept])
+    ends = [kept[row] for row in np.flatnonzero(found.truncated)]
+    assert ends == [4, 14, 24, 28]      # not 9, which was terminated
 
 
-NAMES = list(arm7.robot().joint_names)
-PREVIOUS = identity_of(arm()).part('previous_action')
+def test_an_episode_that_does_not_fit_costs_only_itself(tmp_path: Path) -> None:
+    minari(tmp_path / 'minari', [4, 3, 5])
+    path = tmp_path / 'minari' / 'data' / 'main_data.hdf5'
+    with h5py.File(path, 'a') as file:
+        del file['episode_1/rewards']
+        file['episode_1/rewards'] = np.zeros(17)
+    with pytest.raises(DatasetError, match='episode_1/rewards is float64 of shape'):
+        load(tmp_path / 'minari', tmp_path, bodies.task('hopper'))
+    found, source = load(tmp_path / 'minari', tmp_path, bodies.task('hopper'), skip_damaged=True)
+    assert found.episode.tolist() == [0] * 4 + [2] * 5
+    assert source['left_out'] == {'damaged episodes': 1}
+    with pytest.raises(DatasetError, match='give the task and robot it was recorded with'):
+        load(tmp_path / 'minari', tmp_path / 'x', bodies.task('walker2d'), skip_damaged=True)
 
 
-def lerobot(folder: Path, lengths: list[int], *, version: str = 'v3.0', fps: float = 30.0,
-            velocities: bool = False, names: Any = None, files: int = 1,
-            scale: float = 1.0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A LeRobot folder; gives state and action of each episode, joints in our order, in rad."""
-    pyarrow = pytest.importorskip('pyarrow', reason='LeRobot datasets are Parquet files')
-    from pyarrow import parquet
-
-    rng = np.random.default_rng(0)
-    width = 14 if velocities else 7
-    episodes = []
-    for length in lengths:
-        state = np.cumsum(rng.normal(0.0, 0.01, (length, width)), 0)
-        episodes.append((state, state[:, :7] + rng.uniform(-0.1, 0.1, (length, 7))))
-    order = [3, 1, 0, 2, 6, 5, 4] if names == 'other' else list(range(7))
-    told = [f'{NAMES[place]}.pos' for place in order] if names is not None else None
-    (folder / 'meta').mkdir(parents=True)
-    (folder / 'meta' / 'info.json').write_text(json.dumps({
-        'codebase_version': version, 'fps': fps, 'features': {
-            'observation.state': {'dtype': 'float32', 'shape': [width], 'names': told},
-            'action': {'dtype': 'float32', 'shape': [7],
-                       'names': None if told is None else {'motors': told}}}}))
-    columns = [*order, *(7 + place for place in order)] if velocities else order
-    rows = [(scale * state[frame, columns], scale * action[frame, order], number, frame)
-            for number, (state, action) in enumerate(episodes) for frame in range(len(state))]
-    (folder / 'data' / 'chunk-000').mkdir(parents=True)
-    for file in range(files):
-        part = rows[len(rows) * file // files:len(rows) * (file + 1) // files]
-        vector = pyarrow.list_(pyarrow.float32())
-        parquet.write_table(pyarrow.table({
-            'observation.state': pyarrow.array([list(map(float, row[0])) for row in part], vector),
-            'action': pyarrow.array([list(map(float, row[1])) for row in part], vector),
-            'episode_index': pyarrow.array([row[2] for row in part], pyarrow.int64()),
-            'frame_index': pyarrow.array([row[3] for row in part], pyarrow.int64()),
-        }), folder / 'data' / 'chunk-000' / f'file-{file:03d}.parquet')
-    return episodes
+def test_a_damaged_episode_costs_only_itself(tmp_path: Path) -> None:
+    minari(tmp_path / 'minari', [4, 3, 5])
+    path = tmp_path / 'minari' / 'data' / 'main_data.hdf5'
+    with h5py.File(path) as file:
+        place = h5py.h5o.get_info(file['episode_1/observations'].id).addr
+    data = bytearray(path.read_bytes())
+    data[place:place + 16] = b'\xff' * 16
+    path.write_bytes(bytes(data))
+    with pytest.raises(DatasetError, match='episode_1 cannot be read'):
+        load(tmp_path / 'minari', tmp_path, bodies.task('hopper'))
+    found, _ = load(tmp_path / 'minari', tmp_path, bodies.task('hopper'), skip_damaged=True)
+    assert found.episode.tolist() == [0] * 4 + [2] * 5
 
 
-REACHED = {'goal': GoalRule('reached'), 'actor': Source.HUMAN}
-
-
-@pytest.mark.parametrize(('options', 'degrees'), [
-    ({}, False), ({'names': 'other', 'files': 3}, False), ({'velocities': True}, False),
-    ({'version': 'v2.1', 'names': 'same', 'files': 2}, False),
-    ({'scale': 180.0 / np.pi}, True), ({'fps': 10.0}, False),
-])
-def test_lerobot_states_become_steps(tmp_path: Path, options: dict[str, Any],
-                                     degrees: bool) -> None:
-    episodes = lerobot(tmp_path / 'lerobot', [64, 5, 33], **options)
-    stride = round(options.get('fps', 30.0) / 10.0)
-    built = arm()
-    found, source = load(tmp_path / 'lerobot', tmp_path, built, **REACHED, degrees=degrees)
-    row = 0
-    for state, action in episodes:
-        position = state[:, :7]
-        change = np.diff(position, axis=0) * 10.0 * stride
-        velocity = state[:, 7:] if 'velocities' in options else np.concatenate(
-            [change[:1], change])
-        for step in range(1, (len(state) - 1) // stride):
-            first, after = stride * step, stride * (step + 1)
-            led = np.clip((action[after - 1] - position[first]) / 0.2, -1, 1)
-            np.testing.assert_allclose(found.action_applied[row], led, atol=1e-4)
-            np.testing.assert_allclose(found.observation[row, :7], position[first], atol=1e-5)
-            np.testing.assert_allclose(found.observation[row, 7:14], velocity[first], atol=1e-3)
-            np.testing.assert_allclose(found.next_observation[row, :7], position[after], atol=1e-5)
-            before = np.clip((action[first - 1] - position[first - stride]) / 0.2, -1, 1)
-            np.testing.assert_allclose(found.observation[row, PREVIOUS], before, atol=1e-4)
-            row += 1
-    assert row == len(found) and source['left_out'][NOT_KNOWN_BEFORE] == 3
-
-
-def test_lerobot_efforts_are_means(tmp_path: Path) -> None:
-    episodes = lerobot(tmp_path / 'lerobot', [31])
-    found, _ = load(tmp_path / 'lerobot', tmp_path, arm('effort'), **REACHED)
-    np.testing.assert_allclose(found.action_applied, episodes[0][1][3:30].reshape(
-        9, 3, 7).mean(1) / 5.0, atol=1e-6)
-
-
-def test_a_damaged_parquet_file_costs_only_itself(tmp_path: Path) -> None:
-    lerobot(tmp_path / 'lerobot', [40, 40, 40], files=3)
-    path = tmp_path / 'lerobot' / 'data' / 'chunk-000' / 'file-001.parquet'
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DatasetError, match=r'file-001\.parquet: damaged'):
-        load(tmp_path / 'lerobot', tmp_path, arm(), **REACHED)
-    found, source = load(tmp_path / 'lerobot', tmp_path, arm(), **REACHED, skip_damaged=True)
-    assert len(found) == 24 and 'file-001.parquet' in str(source['notes'])
-
-
-def test_frames_that_are_missing_divide_an_episode(tmp_path: Path) -> None:
-    lerobot(tmp_path / 'lerobot', [40, 40, 40], files=3)
-    (tmp_path / 'lerobot' / 'data' / 'chunk-000' / 'file-001.parquet').unlink()
-    found, _ = load(tmp_path / 'lerobot', tmp_path, arm(), **REACHED)
-    assert found.episode.tolist() == [0] * 12 + [1] * 12
-
-
-@pytest.mark.parametrize(('built', 'options', 'words'), [
-    (arm(), {'fps': 25.0}, '25 frames a second, but task reach takes 10 steps a second'),
-    (arm(), {'version': 'v1.6'}, 'version 1.6, but versions 2 and 3 are read'),
-    (bodies.task('hopper'), {'fps': 125.0}, '7 numbers of observation.state and 7 of action, but'),
-])
-def test_lerobot_that_does_not_fit_is_refused(tmp_path: Path, built: Any, options: dict[str, Any],
-                                              words: str) -> None:
-    lerobot(tmp_path / 'lerobot', [10], **options)
-    with pytest.raises(DatasetError, match=words):
-        load(tmp_path / 'lerobot', tmp_path, built, goal=GoalRule('drawn'))
-
-
-def test_without_pyarrow_the_remedy_is_said(tmp_path: Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / 'lerobot'
-    (folder / 'meta').mkdir(parents=True)
-    (folder / 'data').mkdir()
-    feature = {'shape': [7], 'names': NAMES}
-    (folder / 'meta' / 'info.json').write_text(json.dumps({
-        'codebase_version': 'v3.0', 'fps': 10,
-        'features': {'observation.state': feature, 'action': feature}}))
-    with pytest.raises(DatasetError, match='no Parquet file below data'):
-        load(folder, tmp_path, arm(), **REACHED)
-    (folder / 'data' / 'file-000.parquet').write_bytes(b'')
-    monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    with pytest.raises(DatasetError, match='pip install pyarrow'):
-        load(folder, tmp_path, arm(), **REACHED)
-
-
-@pytest.mark.parametrize('content', ['', '[]', '{"codebase_version": "v3.0"}',
-                                     '{"codebase_version": "v3.0", "fps": 0, "features": {}}',
-                                     '{"codebase_version": "v3", "fps": 5, "features": {"a": 1}}'])
-def test_a_wrong_description_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / 'a' / 'meta').mkdir(parents=True)
-    (tmp_path / 'a' / 'meta' / 'info.json').write_text(content)
-    with pytest.raises(DatasetError, match=r'info\.json: not that of a LeRobot dataset'):
-        load(tmp_path / 'a', tmp_path, arm(), **REACHED)
+def test_sizes_are_not_taken_on_trust(tmp_path: Path) -> None:
+    path = write(tmp_path / 'a.hdf5', d4rl(5, {}))
+    with h5py.File(path, 'a') as file:
+        for name in d4rl(5, {}):
+            shape = file[name].shape[1:]
+            del file[name]
+            file.create_dataset(name, (10**12, *shape), np.float32, chunks=(64, *shape))
+    with pytest.raises(DatasetError, match='actions says that it has 12000000000000 bytes, but'):
+        load(path, tmp_path, bodies.task('hopper'))
+    path = write(tmp_path / 'b.hdf5', d4rl(5, {}))
+    with h5py.File(path, 'a') as file:
+        del file['rewards']
+        file.create_dataset('rewards', (5,), np.float32, maxshape=(None,), chunks=(2**27,))
+    with pytest.raises(DatasetError, match='rewards has chunks of 536870912 bytes'):
+        load(path, tmp_path, bodies.task('hopper'))

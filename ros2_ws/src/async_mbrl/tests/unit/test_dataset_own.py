@@ -220,6 +220,28 @@ def test_a_message_that_is_none_is_named_and_costs_only_itself() -> None:
     assert tally.left_out == {'damaged messages': 1, 'missing numbers': 1}
 
 
+def test_of_many_notes_the_first_are_kept() -> None:
+    messages = [serialised(item) for item in transitions(150)]
+    tally = Tally(skip_damaged=True)
+    list(columns_of_messages([messages[0], *(message[:60] for message in messages[1:])],
+                             identity(), tally, 'here'))
+    told = tally.told()
+    assert len(told) == 101 and told[-1] == 'and 49 more' and 'message 100:' in told[99]
+    assert tally.left_out == {'damaged messages': 149}
+
+
+def test_a_foreign_row_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    live = transitions(12)
+    live[7].action_applied[3] = np.nan
+    write_bag(tmp_path / 'bag', live)
+    write_journal(tmp_path / 'run', live)
+    about = import_sources([tmp_path / 'bag'], tmp_path / 'a', task(), ImportOptions(), print)
+    assert about.transitions == 11 and about.sources[0]['left_out'] == {'not finite': 1}
+    assert np.flatnonzero(joined(all_columns(tmp_path / 'a')).truncated).tolist() == [6, 8]
+    import_sources([tmp_path / 'run'], tmp_path / 'b', None, ImportOptions(), print)
+    assert np.isnan(joined(all_columns(tmp_path / 'b')).action_applied[7, 3])
+
+
 def mcap(folder: Path) -> Path:
     (path,) = folder.glob('*.mcap')
     return path
