@@ -35,7 +35,8 @@ exit status:
 
 _EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'dataset', 'set')
 """Arguments of a run that also make sense where nothing takes wall time."""
-_PRETRAINED = tuple(argument.name for argument in ARGUMENTS if argument.name != 'schedule')
+_PRETRAINED = tuple(argument.name for argument in ARGUMENTS
+                    if argument.name not in ('schedule', 'init_from'))
 """Arguments of a run that begins without a robot."""
 
 
@@ -237,7 +238,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     request = replace(parse_request(given), dry_run=options.dry_run)
     from datetime import datetime
 
-    from async_mbrl.bringup.checks import check_dataset
+    from async_mbrl.bringup.checks import check_beginning
     from async_mbrl.bringup.folder import as_begun, open_run
     from async_mbrl.bringup.pretrain import pretrain
     from async_mbrl.bringup.resources import share_folder
@@ -245,7 +246,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     def check(composition: Composition) -> None:
         if not composition.run.dataset:
             raise ConfigError('dataset: none to learn from; name one with --dataset')
-        check_dataset(composition)
+        check_beginning(composition)
 
     run = open_run(as_begun(request, Path.cwd()), share_folder(), Path.cwd(), datetime.now(), check)
     with run.lock:

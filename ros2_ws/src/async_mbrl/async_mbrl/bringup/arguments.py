@@ -52,6 +52,8 @@ ARGUMENTS = (
              'Folder of the run; one that exists is resumed. Empty: runs/<time>-<task>.'),
     Argument('dataset', str, '', 'Folder of a dataset that the policy is learned from, before the '
              'arm moves and beside what it does then. Empty: none.'),
+    Argument('init_from', str, '', 'Folder of a run, or of a checkpoint in it, whose policy and '
+             'model this run begins with. Empty: none.'),
     Argument('real_time_factor', float, '1.0',
              'Seconds of robot time in a second, simulation only; other than 1 with /clock.'),
     Argument('dry_run', bool, '',
@@ -81,6 +83,7 @@ class RunRequest:
     motion_time: float | None = None
     run_dir: str | None = None
     dataset: str | None = None
+    init_from: str | None = None
     real_time_factor: float | None = None
     dry_run: bool | None = None
     set: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from async_mbrl.bringup import resources
 from async_mbrl.bringup.composition import Composition, noted
 from async_mbrl.core.config import ConfigError, load, read_yaml
 from async_mbrl.core.robot import ArmConfig, JointLimits, WorkspaceLimits, tighten
+from async_mbrl.core.run import RunFolder
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import read_about
 from async_mbrl.tasks import make_task
@@ -59,6 +60,9 @@ def check(composition: Composition, origin: Mapping[str, str]) -> Composition:
                           f'{composition.run.algorithm} plans in the newest model while the arm '
                           'moves; use async')
     if composition.run.dataset:
+        if composition.run.init_from:
+            raise ConfigError(f'init_from: {composition.run.init_from}, but a run with a dataset '
+                              'begins with what it learns from that; give one of the two')
         composition.improvement.check_offline()
         if composition.schedule.sequential:
             raise ConfigError(f'schedule.name: {composition.schedule.name}, but a dataset is '
@@ -74,12 +78,18 @@ def check(composition: Composition, origin: Mapping[str, str]) -> Composition:
     return composition
 
 
-def check_dataset(composition: Composition) -> None:
-    """See to it that the dataset of a run is there, and of its task and robot.
+def check_beginning(composition: Composition) -> None:
+    """See to it that what a run begins from is there; a dataset is of its task and robot, too.
 
     Raises:
         ConfigError: it is not.
     """
+    begin = composition.run.init_from
+    places = (Path(begin), *(RunFolder(Path(begin)).learner(name)
+                             for name in ('policy_learner', 'model_learner')))
+    if begin and not any((place / 'checkpoint.json').is_file() for place in places):
+        raise ConfigError(f'init_from: {begin}: nothing has been learned there; name the folder of '
+                          'a run that has learned, or of a checkpoint')
     if not composition.run.dataset:
         return
     try:

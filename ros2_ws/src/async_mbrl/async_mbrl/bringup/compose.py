@@ -64,8 +64,7 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
             else request.seed, 'algorithm': algorithm,
             'real_time_factor': float(default('real_time_factor'))
             if request.real_time_factor is None else request.real_time_factor,
-            'dataset': '' if not request.dataset else str(
-                Path(request.dataset).expanduser().resolve())},
+            'dataset': _path(request.dataset), 'init_from': _path(request.init_from)},
         'collection': {'motion_time_s': float(default('motion_time'))
                        if request.motion_time is None else request.motion_time},
         'controller': {},
@@ -165,7 +164,8 @@ def compose_use(source: Composition, root: Path, request: RunRequest,
         raise ConfigError(f'{root}: robot {source.robot.name} cannot be simulated, it has no '
                           f'{source.robot.name}.sim.yaml; use it with --where real')
     mapping = source.to_mapping()
-    mapping['run'].update(mode='use', policy_from=str(root), run_dir=str(run_dir), dataset='')
+    mapping['run'].update(mode='use', policy_from=str(root), run_dir=str(run_dir), dataset='',
+                          init_from='')
     mapping['collection']['learners'] = ['policy_learner']
     if where == 'real':
         mapping['run']['real_time_factor'] = 1.0
@@ -256,6 +256,11 @@ def override(mapping: dict[str, Any], changes: Sequence[str]) -> set[str]:
         node[path[-1]] = value
         touched.add(section)
     return touched
+
+
+def _path(given: str | None) -> str:
+    """Give a path that holds wherever a node is started; empty for none."""
+    return str(Path(given).expanduser().resolve()) if given else ''
 
 
 def _plain(value: Any) -> Any:

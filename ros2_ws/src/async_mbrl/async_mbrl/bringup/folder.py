@@ -26,7 +26,8 @@ RUNS = 'runs'
 
 _IDENTITY = {'task': 'task.name', 'robot': 'robot.name', 'algorithm': 'run.algorithm',
              'schedule': 'schedule.name', 'seed': 'run.seed', 'where': 'where',
-             'dry_run': 'run.dry_run', 'real_time_factor': 'run.real_time_factor'}
+             'init_from': 'run.init_from', 'dry_run': 'run.dry_run',
+             'real_time_factor': 'run.real_time_factor'}
 """What a run keeps for life: argument, and key in ``config.yaml``."""
 
 
@@ -140,6 +141,8 @@ def resume(request: RunRequest, root: Path) -> Composition:
         asked, found = getattr(request, name), look_up(mapping, path)
         if name == 'robot' and asked is not None:
             asked = Path(asked).stem if asked.endswith('.yaml') else asked
+        if name == 'init_from' and asked:
+            asked = str(Path(asked).expanduser().resolve())
         if asked is not None and asked != found:
             raise ConfigError(f'run_dir: {root} is a run with {name} {found}, but {name} {asked} '
                               'was asked for; name another folder, or ask for the same')

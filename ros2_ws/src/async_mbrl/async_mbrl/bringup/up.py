@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from async_mbrl.bringup import aftermath
 from async_mbrl.bringup.aftermath import Written, written
 from async_mbrl.bringup.arguments import RunRequest
-from async_mbrl.bringup.checks import check_dataset
+from async_mbrl.bringup.checks import check_beginning
 from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.domain import DomainClaim
 from async_mbrl.bringup.folder import OpenRun, open_run, open_use, start_lines
@@ -85,7 +85,7 @@ def up(request: RunRequest, options: UpOptions, working: Path,
         keep_to_this_machine(os.environ, share_folder())
     with closing(DomainClaim()) as domain:
         def check(composition: Composition) -> None:
-            check_dataset(composition)
+            check_beginning(composition)
             domain.claim_for(composition)
 
         if source is None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -52,6 +52,14 @@ def write(folder: Path, identity: Mapping[str, Any], tensors: Mapping[str, torch
             path.unlink()
 
 
+class Checkpoint(NamedTuple):
+    """What :func:`write` wrote."""
+
+    identity: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    about: dict[str, Any]
+
+
 def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor],
                                                              dict[str, Any]] | None:
     """Read and verify the checkpoint of a folder; None if there is none.
@@ -59,9 +67,33 @@ def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, torch.Ten
     Raises:
         CheckpointError: damaged, incomplete, or of another identity.
     """
+    if not (folder / INDEX).exists():
+        return None
+    found = read_any(folder)
+    wanted = json.loads(json.dumps(dict(identity)))
+    if found.identity != wanted:
+        raise CheckpointError(f'{folder} belongs to something else: '
+                              f'{differences(found.identity, wanted)}; use another run folder or '
+                              'the settings it was made with')
+    return found.tensors, found.about
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say in what two identities differ."""
+    return '; '.join(f'{key} is {found.get(key)!r}, expected {wanted.get(key)!r}'
+                     for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key))
+
+
+def read_any(folder: Path) -> Checkpoint:
+    """Read and verify the checkpoint of a folder, whatever it belongs to.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged or incomplete.
+    """
     index_path = folder / INDEX
     if not index_path.exists():
-        return None
+        raise CheckpointError(f'{folder}: no checkpoint (it has no {INDEX}); name a folder that '
+                              'has one')
     remedy = f'move {folder} away to begin anew, or restore it from a backup'
     try:
         if index_path.stat().st_size > MAXIMUM_INDEX_BYTES:
@@ -87,14 +119,7 @@ def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, torch.Ten
         found, about = dict(content['identity']), dict(content['about'])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f'{path} is not a checkpoint ({error!r}); {remedy}') from None
-    wanted = json.loads(json.dumps(dict(identity)))
-    if found != wanted:
-        differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-        details = '; '.join(f'{key} is {found.get(key)!r}, expected {wanted.get(key)!r}'
-                            for key in differing)
-        raise CheckpointError(f'{path} belongs to something else: {details}; use another run '
-                              'folder or the settings it was made with')
-    return tensors, about
+    return Checkpoint(found, tensors, about)
 
 
 def recorded_hash(folder: Path) -> str:

@@ -47,6 +47,11 @@ class Dynamics(nn.Module, abc.ABC):
         self.state_lower.copy_(statistics.lower)
         self.state_upper.copy_(statistics.upper)
 
+    def widen(self, statistics: Statistics) -> None:
+        """Let imagined states range over the data as well; all else stays as it is."""
+        torch.minimum(self.state_lower, statistics.lower, out=self.state_lower)
+        torch.maximum(self.state_upper, statistics.upper, out=self.state_upper)
+
     @abc.abstractmethod
     def errors(self, state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor,
                members: torch.Tensor | None = None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from async_mbrl.core.snapshot import NO_VERSION, Snapshot, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.adam import Adam
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.dynamics import make_dynamics
 from async_mbrl.learning.early_stopping import EarlyStopping
@@ -58,6 +60,8 @@ class ModelLearner(Worker):
         self._episode: list[Transition] = []
         self._judged = False
         self._epoch_updates = 0
+        self.begun_from_another = False
+        """Whether the run began with what another one had learned."""
         self._metrics: dict[str, float] = {}
         self._training_loss = torch.zeros(())
 
@@ -69,7 +73,7 @@ class ModelLearner(Worker):
     @property
     def ready(self) -> bool:
         """Whether there is something worth handing out yet: a model that has learned."""
-        return self.updates > 0
+        return self.updates > 0 or self.begun_from_another
 
     @property
     def model_version(self) -> Version:
@@ -91,11 +95,37 @@ class ModelLearner(Worker):
         described = (self._statistics.due(self.buffer)
                      if self._stopping is None or ended or not self.updates else None)
         if described is not None:
-            self.dynamics.normalise(described)
-            self.average.normalise(described)
+            for each in (self.dynamics, self.average):
+                if self.begun_from_another:
+                    each.widen(described)
+                else:
+                    each.normalise(described)
         # Transitions come faster than members stop: new data are those of a whole episode.
         if self._stopping is not None and ended:
             self._stopping.new_data()
+
+    def begin_from(self, folder: Path) -> None:
+        """Begin with the model that another run has learned, where there is none yet.
+
+        States and changes stay normalised as they were there. Transitions are not taken.
+
+        Args:
+            folder: of the checkpoint of a model learner.
+
+        Raises:
+            CheckpointError: it is damaged, or of another ensemble.
+        """
+        found = checkpoint.read_any(folder)
+        wanted = json.loads(json.dumps({'learner': 'model_learner',
+                                        **self.dynamics.architecture()}))
+        theirs = {name: found.identity.get(name) for name in wanted}
+        if theirs != wanted:
+            raise CheckpointError(f'{folder}: {checkpoint.differences(theirs, wanted)}; begin from '
+                                  'a run of the same task and model')
+        self.dynamics.load_state_dict(checkpoint.part('dynamics', found.tensors))
+        self.average.load_state_dict(checkpoint.part('average', found.tensors))
+        self._optimizer.load(checkpoint.part('optimizer', found.tensors))
+        self.begun_from_another = True
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
         """Ignore it: the model depends on data only."""
@@ -163,6 +193,7 @@ class ModelLearner(Worker):
             tensors.update(checkpoint.prefixed('split', self._split.tensors()))
         self._write(folder, self._identity(), tensors, {
             'epoch_updates': self._epoch_updates, 'metrics': self._metrics,
+            'begun_from_another': self.begun_from_another,
             'stopping': None if self._stopping is None else self._stopping.state()})
 
     def restore(self, folder: Path) -> int:
@@ -182,6 +213,7 @@ class ModelLearner(Worker):
             self._split.load(checkpoint.part('split', tensors), self.buffer.next_number)
             self._stopping.load(about['stopping'])
         self._epoch_updates, self._metrics = about['epoch_updates'], about['metrics']
+        self.begun_from_another = about.get('begun_from_another', False)
         return self.buffer.next_number
 
     def _identity(self) -> dict[str, Any]:

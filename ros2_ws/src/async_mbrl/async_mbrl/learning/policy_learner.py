@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
@@ -85,6 +87,8 @@ class PolicyLearner(Worker):
         self.offline_transitions = 0
         """Offline data that are or were learned from; no transitions of the run."""
         self._offline_digest = ''
+        self.begun_from_another = False
+        """Whether the run began with what another one had learned."""
 
     @property
     def ready(self) -> bool:
@@ -130,6 +134,42 @@ class PolicyLearner(Worker):
         self._offline_digest = digest
         self._normalise(statistics(offline, margin=0.0))
 
+    def begin_from(self, folder: Path) -> None:
+        """Begin with the policy that another run has learned, where there is none yet.
+
+        Of the same algorithm all else is taken, too: critics, optimisers, what was imagined. States
+        stay normalised as they were for that policy, and the noise is that of a policy that has
+        learned. Transitions are not taken.
+
+        Args:
+            folder: of the checkpoint of a policy learner.
+
+        Raises:
+            CheckpointError: it is damaged, or of another policy.
+        """
+        found = checkpoint.read_any(folder)
+        mine = json.loads(json.dumps(self._identity()))
+        theirs = {name: found.identity.get(name) for name in ('learner', 'policy')}
+        wanted = {name: mine[name] for name in theirs}
+        if theirs != wanted:
+            raise CheckpointError(f'{folder}: {checkpoint.differences(theirs, wanted)}; begin from '
+                                  'a run of the same robot, task and network')
+        state = checkpoint.part('algorithm', found.tensors)
+        if {**found.identity, 'capacity': 0, 'model': 0} == {**mine, 'capacity': 0, 'model': 0}:
+            self.algorithm.load_state_dict(state)
+            for name, optimizer in self.algorithm.optimizers().items():
+                optimizer.load(checkpoint.part(f'optimizer.{name}', found.tensors))
+        elif isinstance(self.algorithm, ActsByEpisode):
+            raise CheckpointError(
+                f'{folder} is of {found.identity.get("algorithm")}; what acts here are policies '
+                f'adapted by {mine["algorithm"]}, which it has none of: begin from a run of that')
+        else:
+            policy = _policy_of(state, folder)
+            for each in (self.algorithm.policy, self.algorithm.acting_policy):
+                each.load_state_dict({**each.state_dict(), **{
+                    name: value for name, value in policy.items() if name in each.state_dict()}})
+        self.begun_from_another = True
+
     def learn_offline(self) -> None:
         """Take one update from the offline data alone; it is none of the run's.
 
@@ -152,7 +192,7 @@ class PolicyLearner(Worker):
         if isinstance(self.algorithm, ActsByEpisode):
             self.algorithm.expect_episode(
                 newest.episode + (newest.terminated or newest.truncated))
-        if not self.offline_transitions:
+        if not (self.offline_transitions or self.begun_from_another):
             self._next_statistics = self._statistics.due(self.buffer) or self._next_statistics
         self._take_over()
 
@@ -242,6 +282,7 @@ class PolicyLearner(Worker):
             'model_version': list(self._model_version), 'offline_updates': self.offline_updates,
             'offline_transitions': self.offline_transitions,
             'offline_digest': self._offline_digest,
+            'begun_from_another': self.begun_from_another,
             'goal_rng': self._goal_rng.bit_generator.state})
 
     def restore(self, folder: Path) -> int:
@@ -272,6 +313,7 @@ class PolicyLearner(Worker):
         self._goal_rng.bit_generator.state = about['goal_rng']
         self._model_version = Version(*about['model_version'])
         self.offline_updates = about.get('offline_updates', 0)
+        self.begun_from_another = about.get('begun_from_another', False)
         if self._experience.offline is None:
             self.offline_transitions = about.get('offline_transitions', 0)
             self._offline_digest = digest
@@ -292,7 +334,8 @@ class PolicyLearner(Worker):
         """Give the standard deviation asked for; 0 where the policy has one of its own."""
         if self._stochastic:
             return 0.0
-        return exploration_std(self._exploration, self.buffer.next_number,
+        steps = self._exploration.initial_steps if self.begun_from_another else 0
+        return exploration_std(self._exploration, steps + self.buffer.next_number,
                                self._task.config.policy_rate_hz)
 
     def _take_over(self) -> None:
@@ -320,3 +363,13 @@ class PolicyLearner(Worker):
                 **self.algorithm.identity(),
                 'policy': self.algorithm.policy.architecture,
                 'model': self.model_architecture}
+
+
+def _policy_of(state: Mapping[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """Give the tensors of the policy among those of any algorithm."""
+    for prefix in ('policy.', 'actor_critic.policy.'):
+        found = {name[len(prefix):]: value for name, value in state.items()
+                 if name.startswith(prefix)}
+        if found:
+            return found
+    raise CheckpointError(f'{folder}: no policy is in it')

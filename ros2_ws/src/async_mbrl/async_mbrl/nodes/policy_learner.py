@@ -28,7 +28,7 @@ from async_mbrl.learning.sequential import SequentialLearner
 from async_mbrl.learning.settings import IMPROVEMENTS
 from async_mbrl.ros.bounds import StreamBounds
 from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles
-from async_mbrl.ros.learner_node import LearnerNode, spin
+from async_mbrl.ros.learner_node import LearnerNode, begin_from, spin
 from async_mbrl.ros.lifecycle import run_managed
 from async_mbrl.ros.params import config_from_parameters, peek
 from async_mbrl.ros.snapshot_intake import SnapshotIntake
@@ -94,11 +94,14 @@ class PolicyLearnerNode(LearnerNode):
             incarnation=incarnation, seed=learner_seed(config.run.seed, NAME))
         if config.run.dataset:
             self._use_dataset(learner, folder)
+        begin_from(self, learner, NAME, config.run, folder)
         if config.schedule.sequential:
             model = ModelLearner(
                 config.model, self.task, incarnation=incarnation,
                 seed=learner_seed(config.run.seed, 'model_learner')
             ) if config.improvement.NEEDS_MODEL else None
+            if model is not None:
+                begin_from(self, model, 'model_learner', config.run, folder)
             return self._bridge(SequentialLearner(config.schedule, model, learner), files)
         if not config.improvement.NEEDS_MODEL:
             return self._bridge(learner, files)

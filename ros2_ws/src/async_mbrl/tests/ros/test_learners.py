@@ -38,7 +38,7 @@ from async_mbrl.datasets.store import DatasetWriter
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.pretraining import Pretraining, read_offline
-from async_mbrl.learning.settings import AwacConfig
+from async_mbrl.learning.settings import AwacConfig, MePpoConfig
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import (
     SnapshotAssembler,
@@ -473,3 +473,19 @@ def test_a_dataset_is_learned_from_besides_once_the_updates_before_are_made(
     status = script.statuses['policy_learner']
     assert metrics_from_message(status)['offline_updates'] == 5
     assert status.next_transition == 30     # offline data count for nothing
+
+
+def test_a_learner_begins_with_what_another_run_has_learned(script: Script,
+                                                            tmp_path: Path) -> None:
+    other = PolicyLearner(
+        MePpoConfig(rollouts=10, horizon=5, value_hidden=(16,)),
+        ModelConfig(members=2, hidden=(16, 16)), PolicyNetworkConfig((16, 16), 'tanh', 'clip'),
+        ExplorationConfig(), script.task, seed=9)
+    other.save(RunFolder(tmp_path / 'other').learner('policy_learner'))
+    script.start('policy_learner', init_from=str(tmp_path / 'other'))
+    script.until(lambda: bool(script.policies), 'no first policy')
+    found, wanted = script.policies[0], other.snapshot()
+    assert found.version == (1, 0)
+    for name, value in wanted.tensors.items():
+        assert (found.tensors[name] == value).all(), name
+    assert found.exploration_std < 0.3      # no longer that of one that knows nothing
