@@ -17,6 +17,7 @@ import enum
 import fcntl
 import json
 import os
+import re
 import struct
 import threading
 import zlib
@@ -60,6 +61,8 @@ class RecordKind(enum.IntEnum):
 
 
 _KINDS = frozenset(RecordKind)
+_LIKE_FRAME = re.compile(rb'(?!\0{8})(?=..[\0-\x40]\0.{13})', re.DOTALL)
+"""Of a length that a payload may have; zeros, which a crash may leave, are none."""
 
 
 class Record(NamedTuple):
@@ -70,19 +73,55 @@ class Record(NamedTuple):
     payload: bytes
 
 
+class Segment(NamedTuple):
+    """One file of a journal as it was read.
+
+    Attributes:
+        records: those before the first frame that is incomplete or damaged.
+        whole: bytes up to there; 0 if not even its beginning is.
+        rest: bytes that follow.
+    """
+
+    records: list[Record]
+    whole: int
+    rest: bytes
+
+
 def read_records(folder: Path) -> Iterator[Record]:
     """Read a journal from the beginning up to the first frame that is incomplete or damaged.
 
     May be used on a journal that is being written.
     """
-    for path in _segments(folder):
-        data = _read(path)
-        end = len(MAGIC) if data.startswith(MAGIC) else 0
-        for offset, record in _frames(data):
-            end = offset + _FRAME.size + _HEAD.size + len(record.payload)
-            yield record
-        if end != len(data) or end == 0:
+    for path in segments(folder):
+        segment = read_segment(path)
+        yield from segment.records
+        if segment.rest or not segment.whole:
             return
+
+
+def segments(folder: Path) -> list[Path]:
+    """Give the files of a journal in order."""
+    return sorted(path for path in folder.glob('*.log') if path.stem.isdigit())
+
+
+def read_segment(path: Path) -> Segment:
+    """Read one file of a journal.
+
+    Raises:
+        ConfigError: it is larger than any that a journal has.
+    """
+    data = _read(path)
+    records = []
+    end = len(MAGIC) if data.startswith(MAGIC) else 0
+    for offset, record in _frames(data):
+        end = offset + _FRAME.size + _HEAD.size + len(record.payload)
+        records.append(record)
+    return Segment(records, end, data[end:])
+
+
+def has_frame(data: bytes) -> bool:
+    """Say whether a whole frame stands anywhere in bytes, which no crash leaves behind damage."""
+    return any(_frame(data, match.start()) is not None for match in _LIKE_FRAME.finditer(data))
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
@@ -231,7 +270,7 @@ class Journal:
 
     def _recover(self) -> tuple[int, int]:
         """Index the transitions, set aside what is torn; give last segment and its size."""
-        paths = _segments(self._folder)
+        paths = segments(self._folder)
         for place, path in enumerate(paths):
             data = _read(path)
             segment = int(path.stem)
@@ -303,10 +342,6 @@ class SyncThread:
             self._journal.sync()
 
 
-def _segments(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob('*.log') if path.stem.isdigit())
-
-
 def _read(path: Path) -> bytes:
     """Read a segment.
 
@@ -325,18 +360,24 @@ def _frames(data: bytes) -> Iterator[tuple[int, Record]]:
     if not data.startswith(MAGIC):
         return
     offset = len(MAGIC)
-    while offset + _FRAME.size + _HEAD.size <= len(data):
-        length, crc = _FRAME.unpack_from(data, offset)
-        begin = offset + _FRAME.size
-        end = begin + _HEAD.size + length
-        if (length > MAXIMUM_PAYLOAD or end > len(data)
-                or zlib.crc32(memoryview(data)[begin:end]) != crc):
-            return
-        kind, stamp_ns = _HEAD.unpack_from(data, begin)
-        if kind not in _KINDS:
-            return
-        yield offset, Record(RecordKind(kind), stamp_ns, data[begin + _HEAD.size:end])
-        offset = end
+    while (record := _frame(data, offset)) is not None:
+        yield offset, record
+        offset += _FRAME.size + _HEAD.size + len(record.payload)
+
+
+def _frame(data: bytes, offset: int) -> Record | None:
+    """Give the frame at a place; None if there is no whole one."""
+    begin = offset + _FRAME.size
+    if begin + _HEAD.size > len(data):
+        return None
+    length, crc = _FRAME.unpack_from(data, offset)
+    end = begin + _HEAD.size + length
+    if (length > MAXIMUM_PAYLOAD or end > len(data)
+            or zlib.crc32(memoryview(data)[begin:end]) != crc):
+        return None
+    kind, stamp_ns = _HEAD.unpack_from(data, begin)
+    return Record(RecordKind(kind), stamp_ns, data[begin + _HEAD.size:end]) if (
+        kind in _KINDS) else None
 
 
 def _differences(old: Any, new: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:

@@ -1,30 +1,38 @@
-"""rosbag2 folders: MCAP read by our own reader, everything else through the rosbags library."""
+"""rosbag2 folders, and single files of them: MCAP and sqlite3, compressed or not."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-import apsw
-from rosbags.rosbag2 import Reader, ReaderError
 
 from async_mbrl.core.config import ConfigError, look_up, read_yaml
 from async_mbrl.datasets.identity import DatasetError
-from async_mbrl.datasets.mcap import McapFile, Message
+from async_mbrl.datasets.mcap import MAXIMUM_CHUNK_BYTES, UNPACKING, McapFile, Message, zstd
+from async_mbrl.datasets.sqlite import SqliteFile
 from async_mbrl.datasets.tally import Tally
 
 METADATA = 'metadata.yaml'
 FILES = ('.mcap', '.db3')
-_BATCH = 2048
+PACKED = '.zstd'
+MOST_RATIO = 1000
+"""Bytes of a file that is compressed as a whole, for each one of the compressed file; ..."""
+ANYWAY_BYTES = 256 * 1024**2
+"""... or these, if that is more."""
+_BLOCK_BYTES = 1024**2
 
 
 def is_bag(path: Path) -> bool:
     """Whether a path looks like a rosbag2 folder, or one file of it."""
     if path.is_dir():
-        return any(any(path.glob(f'*{suffix}*')) for suffix in FILES)
-    return path.suffix in FILES
+        return any(map(_is_file, path.iterdir()))
+    return _is_file(path)
+
+
+def _is_file(path: Path) -> bool:
+    return Path(path.name.removesuffix(PACKED)).suffix in FILES
 
 
 class Bag:
@@ -58,15 +66,12 @@ class Bag:
         if path.is_dir() and not information:
             tally.note(f'{path}: no {METADATA}; its files were taken in the order of their names')
         self.about = _note(information, path)
-        packed = str(information.get('compression_mode') or 'none').lower() != 'none'
-        self._files: list[McapFile] = []
-        if not packed and (path.suffix == '.mcap' or any(path.glob('*.mcap'))):
-            self._files = self._open(information)
-            self.topics: dict[str, str] = {}
-            for file in self._files:
-                self.topics.update(file.topics(tally))
-        else:
-            self.topics = self._through_rosbags()
+        self._each_packed = str(information.get('compression_mode')).lower() == 'message'
+        self._unpacked: TemporaryDirectory[str] | None = None
+        self._files = self._open(information)
+        self.topics: dict[str, str] = {}
+        for file in self._files:
+            self.topics.update(file.topics(tally))
 
     def find(self, kinds: Collection[str], usual: str, *, given: str | None = None,
              option: str = '') -> str:
@@ -108,54 +113,80 @@ class Bag:
         Raises:
             DatasetError: damaged, and damage is not to be skipped.
         """
-        if self._files:
-            for file in self._files:
-                yield from file.batches(topics, self._tally)
-            return
-        batch: list[Message] = []
-        try:
-            with Reader(self.path) as reader:
-                chosen = [connection for connection in reader.connections
-                          if connection.topic in topics]
-                for connection, stamp_ns, data in reader.messages(chosen) if chosen else ():
-                    batch.append(Message(connection.topic, stamp_ns, memoryview(data)))
-                    if len(batch) == _BATCH:
-                        yield batch
-                        batch = []
-        except (ReaderError, apsw.Error, OSError, ValueError, RuntimeError) as error:
-            self._tally.damaged(f'{self.path}: damaged, behind {self._place(batch)}: {error}')
-        yield batch
+        for file in self._files:
+            for batch in file.batches(topics, self._tally):
+                yield self._messages(file.path, batch) if self._each_packed else batch
 
-    def _place(self, batch: list[Message]) -> str:
-        return f'the message of {batch[-1].stamp_ns} ns' if batch else 'its beginning'
+    def _messages(self, path: Path, batch: list[Message]) -> list[Message]:
+        """Unpack messages that are compressed one by one."""
+        found = []
+        for message in batch:
+            try:
+                unpacker = zstd.ZstdDecompressor()
+                data = unpacker.decompress(message.data, MAXIMUM_CHUNK_BYTES)
+                if not unpacker.eof:
+                    raise EOFError(f'not whole in {len(data)} bytes')
+            except UNPACKING as error:
+                self._tally.damaged(f'{path}: the message of {message.stamp_ns} ns on '
+                                    f'{message.topic}: {error}')
+                self._tally.leave_out('damaged messages')
+                continue
+            found.append(Message(message.topic, message.stamp_ns, memoryview(data)))
+        return found
 
-    def _open(self, information: dict[str, Any]) -> list[McapFile]:
+    def _open(self, information: dict[str, Any]) -> list[McapFile | SqliteFile]:
+        paths = [self.path]
         if self.path.is_dir():
+            paths = sorted(filter(_is_file, self.path.iterdir()))
             named = information.get('relative_file_paths')
-            paths = ([self.path / Path(str(name)).name for name in named]
-                     if isinstance(named, list) else sorted(self.path.glob('*.mcap')))
-        else:
-            paths = [self.path]
-        files = []
+            if isinstance(named, list):
+                beside = {path.name for path in paths}
+                paths = [self.path / Path(str(name)).name for name in named]
+                beside -= {path.name for path in paths}
+                if beside:
+                    self._tally.note(f'{self.path}: {METADATA} does not name '
+                                     f'{", ".join(sorted(beside))[:400]}; passed over')
+        files: list[McapFile | SqliteFile] = []
         for path in paths:
             if not path.exists():
                 self._tally.damaged(f'{path}: missing, although {METADATA} names it')
                 continue
             try:
-                files.append(McapFile(path))
+                if path.suffix == PACKED:
+                    path = self._unpack(path)
+                files.append(McapFile(path) if path.suffix == '.mcap' else SqliteFile(path))
             except DatasetError as error:
                 self._tally.damaged(str(error))
         if not files:
             raise DatasetError(f'{self.path}: none of its files can be read')
         return files
 
-    def _through_rosbags(self) -> dict[str, str]:
-        try:
-            with Reader(self.path) as reader:
-                return {connection.topic: connection.msgtype for connection in reader.connections}
-        except (ReaderError, apsw.Error, OSError, ValueError, RuntimeError) as error:
-            raise DatasetError(f'{self.path}: not a rosbag2 recording that can be read '
-                               f'({error})') from None
+    def _unpack(self, path: Path) -> Path:
+        """Unpack a file into a folder that goes with this object; of a damaged one what is whole.
+
+        Raises:
+            DatasetError: damaged, and damage is not to be skipped; or larger than is credible.
+            OSError: the disk is full.
+        """
+        if self._unpacked is None:
+            self._unpacked = TemporaryDirectory(prefix='async_mbrl_')
+        target = Path(self._unpacked.name) / path.stem
+        left = max(ANYWAY_BYTES, MOST_RATIO * path.stat().st_size)
+        with zstd.open(path, 'rb') as packed, open(target, 'wb') as file:
+            while True:
+                try:
+                    block = packed.read(_BLOCK_BYTES)
+                except UNPACKING as error:
+                    self._tally.damaged(f'{path}: {error}')
+                    break
+                left -= len(block)
+                if left < 0:
+                    raise DatasetError(f'{path}: much larger than what it was compressed from can '
+                                       f'be, beyond {file.tell()} bytes')
+                if not block:
+                    break
+                file.write(block)
+        return target
 
 
 def _information(path: Path) -> dict[str, Any]:

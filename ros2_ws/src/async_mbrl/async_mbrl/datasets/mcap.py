@@ -25,13 +25,19 @@ else:
 
 MAGIC = b'\x89MCAP0\r\n'
 MAXIMUM_RECORD_BYTES = 256 * 1024**2
-"""Of a record, and of a chunk before it was compressed; rosbag2 writes chunks of some MiB."""
+"""Of a record that is read."""
+MAXIMUM_CHUNK_BYTES = 64 * 1024**2
+"""Of a chunk before it was compressed; rosbag2 writes chunks of some MiB."""
+UNPACKING = (zstd.ZstdError, RuntimeError, EOFError)
+"""What is raised where compressed data are damaged."""
 
-_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 1, 2, 3, 4, 5, 6, 15
+_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _STATISTICS, _DATA_END = 2, 3, 4, 5, 6, 11, 15
 _RECORD = struct.Struct('<BQ')
 _TOP = struct.Struct('<HIQQ')          # of a message: channel, sequence, log time, publish time
 _WHOLE = struct.Struct('<BQHIQQ')      # all that stands before the data of a message
 _BATCH_BYTES = 1024**2
+_BATCH = 4096
+"""Messages of a chunk that are given at a time."""
 
 
 class Message(NamedTuple):
@@ -54,6 +60,11 @@ class McapFile:
         self.path = path
         self._schemas: dict[int, str] = {}
         self._channels: dict[int, tuple[str, str]] = {}
+        self._data_end: int | None = None
+        """Where the summary says that it begins, which is where the data end."""
+        self._messages_told: int | None = None
+        self._messages_seen = 0
+        self._harmed = False
         with open(path, 'rb') as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise DatasetError(f'{path}: not an MCAP file; name a rosbag2 folder')
@@ -78,7 +89,8 @@ class McapFile:
             DatasetError: damaged, and damage is not to be skipped.
         """
         loose: list[Message] = []
-        loose_bytes = 0
+        loose_bytes = place = 0
+        self._messages_seen, self._harmed = 0, False
         with open(self.path, 'rb') as file:
             file.seek(len(MAGIC))
             while True:
@@ -88,12 +100,15 @@ class McapFile:
                     break
                 opcode, length = _RECORD.unpack(head)
                 if opcode in (_DATA_END, _FOOTER):
+                    place += len(head) + length
                     break
-                if place + len(head) + length > self._size or length > MAXIMUM_RECORD_BYTES:
-                    tally.damaged(f'{self.path}: damaged at byte {place}: a record of {length} '
-                                  f'bytes; {self._size - place} bytes from there on cannot be read')
+                read = opcode in (_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK)
+                if (place + len(head) + length > self._size or not opcode
+                        or (read and length > MAXIMUM_RECORD_BYTES)):
+                    self._damaged(place, f'a record of kind {opcode} and {length} bytes; '
+                                  f'{self._size - place} bytes from there on cannot be read', tally)
                     break
-                if opcode not in (_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK):
+                if not read:
                     file.seek(length, 1)
                     continue
                 content = file.read(length)
@@ -103,29 +118,44 @@ class McapFile:
                 try:
                     found = self._record(opcode, memoryview(content), topics)
                 except (struct.error, UnicodeDecodeError) as error:
-                    tally.damaged(f'{self.path}: damaged at byte {place}: {error}')
+                    self._damaged(place, str(error), tally)
                     continue
+                self._messages_seen += opcode == _MESSAGE
                 if found is not None:
                     loose.append(found)
                     loose_bytes += length
                 if loose_bytes >= _BATCH_BYTES:
                     yield loose
                     loose, loose_bytes = [], 0
+        yield loose
+        self._check_end(place, tally)
+
+    def _check_end(self, place: int, tally: Tally) -> None:
+        """See whether everything was met; ``place`` is behind the last record of the data."""
         if not self.whole:
             tally.note(f'{self.path}: its writer has not ended it; what stands in it was taken')
-        yield loose
+        elif self._harmed:
+            return
+        elif self._data_end is not None and place != self._data_end:
+            self._damaged(place, f'its data end there, and not at byte {self._data_end}', tally)
+        elif self._messages_told is not None and self._messages_seen != self._messages_told:
+            self._damaged(place, f'up to there {self._messages_seen} messages, but its summary '
+                          f'tells of {self._messages_told}', tally)
+
+    def _damaged(self, place: int, what: str, tally: Tally) -> None:
+        self._harmed = True
+        tally.damaged(f'{self.path}: damaged at byte {place}: {what}')
 
     def _chunk(self, content: bytes, place: int, topics: Collection[str],
                tally: Tally) -> Iterator[list[Message]]:
         try:
-            yield self._messages(_unpack(content), topics)
+            yield from self._messages(_unpack(content), topics)
         except (struct.error, UnicodeDecodeError, ValueError) as error:
-            tally.damaged(f'{self.path}: damaged at byte {place}: a chunk of {len(content)} bytes '
-                          f'({error})')
+            self._damaged(place, f'a chunk of {len(content)} bytes ({error})', tally)
 
-    def _messages(self, data: memoryview, topics: Collection[str]) -> list[Message]:
+    def _messages(self, data: memoryview, topics: Collection[str]) -> Iterator[list[Message]]:
         found: list[Message] = []
-        place, end = 0, len(data)
+        place, end, seen = 0, len(data), 0
         # The one loop that runs for every message of a bag.
         unpack, before, limit = _WHOLE.unpack_from, _WHOLE.size, end - _WHOLE.size
         names = self._wanted(topics)
@@ -136,15 +166,23 @@ class McapFile:
             if following > end:
                 raise ValueError(f'a record of {length} bytes goes over its end')
             if opcode == _MESSAGE:
+                seen += 1
                 if channel in names:
                     add(Message(names[channel], stamp_ns, data[place + before:following]))
+                    if len(found) == _BATCH:
+                        yield found
+                        found = []
+                        add = found.append
+            elif not opcode:
+                raise ValueError('a record of kind 0')
             elif opcode in (_SCHEMA, _CHANNEL):
                 self._record(opcode, data[place + 9:following], topics)
                 names = self._wanted(topics)
             place = following
         if place != end:
             raise ValueError(f'{end - place} bytes are left over')
-        return found
+        self._messages_seen += seen
+        yield found
 
     def _wanted(self, topics: Collection[str]) -> dict[int, str]:
         return {channel: topic for channel, (topic, _) in self._channels.items()
@@ -177,6 +215,7 @@ class McapFile:
         (begin,) = struct.unpack_from('<Q', end, 9)
         if not 0 < begin < self._size - footer <= begin + MAXIMUM_RECORD_BYTES:
             return True
+        self._data_end = begin
         file.seek(begin)
         data = memoryview(file.read(self._size - footer - begin))
         place = 0
@@ -186,6 +225,8 @@ class McapFile:
                 place += _RECORD.size
                 if opcode in (_SCHEMA, _CHANNEL):
                     self._record(opcode, data[place:place + length], ())
+                elif opcode == _STATISTICS:
+                    (self._messages_told,) = struct.unpack_from('<Q', data, place)
                 place += length
         except (struct.error, UnicodeDecodeError):
             self._channels.clear()      # they are found by reading all of it instead
@@ -203,7 +244,7 @@ def _unpack(content: bytes) -> memoryview:
     kind, after = _text(memoryview(content), 28)
     (packed,) = struct.unpack_from('<Q', content, after)
     data = memoryview(content)[after + 8:]
-    if size > MAXIMUM_RECORD_BYTES or packed != len(data):
+    if size > MAXIMUM_CHUNK_BYTES or packed != len(data):
         raise ValueError(f'{size} bytes packed in {packed} of {len(data)}')
     try:
         if kind == 'zstd':
@@ -212,7 +253,7 @@ def _unpack(content: bytes) -> memoryview:
             data = memoryview(lz4.frame.LZ4FrameDecompressor().decompress(data, size + 1))
         elif kind:
             raise ValueError(f'compressed with {kind[:20]!r}, which is not known')
-    except (zstd.ZstdError, RuntimeError, EOFError) as error:
+    except UNPACKING as error:
         raise ValueError(str(error)) from None
     if len(data) != size:
         raise ValueError(f'{len(data)} bytes, not the {size} that it says')

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from async_mbrl.collection.journal import MAGIC, RecordKind, read_meta, read_records
+from async_mbrl.collection.journal import (
+    RecordKind,
+    has_frame,
+    read_meta,
+    read_segment,
+    segments,
+)
 from async_mbrl.datasets.bags import Bag
 from async_mbrl.datasets.cdr import TRANSITION
 from async_mbrl.datasets.columns import Columns, Source, empty_columns, joined
@@ -23,8 +29,6 @@ TYPE = 'async_mbrl_interfaces/msg/Transition'
 BATCH = 4096
 """Transitions read at a time."""
 
-_FRAME_BYTES = 17
-"""Of a record of a journal, besides its payload."""
 _ARRAYS = ('observation', 'action_requested', 'action_applied', 'next_observation')
 _MOST = 2**63 - 1
 
@@ -45,23 +49,26 @@ def read_journal(folder: Path, identity: Identity, tally: Tally) -> Iterator[Col
     """Read the transitions of the journal of a run; also of one that goes on, or died.
 
     Raises:
-        DatasetError: a transition is not of this identity.
+        DatasetError: a transition is not of this identity; or damage that is not to be skipped.
     """
-    taken = 0
+    yield from columns_of_messages(_payloads(folder, tally), identity, tally, str(folder))
 
-    def payloads() -> Iterator[bytes]:
-        nonlocal taken
-        for record in read_records(folder):
-            taken += _FRAME_BYTES + len(record.payload)
+
+def _payloads(folder: Path, tally: Tally) -> Iterator[bytes]:
+    """Give the transitions of a journal; behind damage those of the segments that follow."""
+    paths = segments(folder)
+    for path in paths:
+        segment = read_segment(path)
+        for record in segment.records:
             if record.kind == RecordKind.TRANSITION:
                 yield record.payload
-
-    yield from columns_of_messages(payloads(), identity, tally, str(folder))
-    segments = sorted(folder.glob('[0-9]*.log'))
-    left = sum(path.stat().st_size - len(MAGIC) for path in segments) - taken
-    if left > 0:
-        tally.note(f'{folder}: {left} bytes at its end are torn or damaged, as a crash leaves '
-                   'them; what stands before them was taken')
+        last = path == paths[-1]
+        if last and segment.rest and not has_frame(segment.rest):
+            tally.note(f'{path}: {len(segment.rest)} bytes at its end are torn or damaged, as a '
+                       'crash leaves them; what stands before them was taken')
+        elif segment.rest or not (segment.whole or last):
+            tally.damaged(f'{path}: damaged at byte {segment.whole}; {len(segment.rest)} bytes '
+                          'from there on cannot be read')
 
 
 def read_transition_bag(bag: Bag, topic: str, identity: Identity,
@@ -115,15 +122,31 @@ class _Reader:
         self._most_episode = -1
         self._kept: Columns | None = None
         self._fitting = False
+        self._doubtful: tuple[np.ndarray, Columns] | None = None
 
     def take(self, messages: Sequence[bytes | memoryview]) -> Iterator[Columns]:
         if not messages:
             return
         numbers, columns = self._decode(messages)
-        if not len(numbers):
-            return
+        if len(numbers):
+            yield from self._go_on(numbers, columns)
+
+    def rest(self) -> Iterator[Columns]:
+        if self._doubtful is not None:
+            yield from self._go_on(*self._doubtful, last=True)
+        if self._kept is not None:
+            yield self._kept
+
+    def _go_on(self, numbers: np.ndarray, columns: Columns, last: bool = False
+               ) -> Iterator[Columns]:
+        if self._doubtful is not None and not last:
+            numbers = np.concatenate([self._doubtful[0], numbers])
+            columns = joined([self._doubtful[1], columns])
+        self._doubtful = None
         if self._next is None:
-            self._next = int(numbers[0])
+            # A first number above the second is a wrong one, not that of the first row.
+            wrong = len(numbers) > 1 and 0 < numbers[1] < numbers[0]
+            self._next = int(numbers[1]) - 1 if wrong else int(numbers[0])
             if self._next:
                 self._tally.note(f'{self._where}: begins with transition {self._next}')
         in_order = numbers[0] == self._next and (np.diff(numbers) == 1).all()
@@ -131,22 +154,25 @@ class _Reader:
             self._next = int(numbers[-1]) + 1
             self._shift(columns, slice(None))
         else:
-            columns = self._sort_out(numbers, columns)
+            columns = self._sort_out(numbers, columns, last)
+        if not len(columns):
+            return
         if self._kept is not None:
             columns = joined([self._kept, columns])
         self._kept = columns[-1:]
         if len(columns) > 1:
             yield columns[:-1]
 
-    def rest(self) -> Iterator[Columns]:
-        if self._kept is not None:
-            yield self._kept
+    def _sort_out(self, numbers: np.ndarray, columns: Columns, last: bool) -> Columns:
+        """Drop what comes again, and end episodes where numbers are missing.
 
-    def _sort_out(self, numbers: np.ndarray, columns: Columns) -> Columns:
-        """Drop what comes again, and end episodes where numbers are missing."""
+        Behind a number that jumps, the next one tells: if that goes on from before, only the one
+        was wrong. So the last row waits for the next batch, unless this is the ``last`` one.
+        """
         keep = np.ones(len(numbers), bool)
         before = -1         # the row kept last, -1: that of the batch before
-        for row, number in enumerate(numbers.tolist()):
+        listed = numbers.tolist()
+        for row, number in enumerate(listed):
             assert self._next is not None
             if number < self._next:
                 if number == 0 and columns.step[row] == 0 and columns.episode[row] == 0:
@@ -157,6 +183,16 @@ class _Reader:
                     self._tally.leave_out('repeated or out of order')
                     continue
             elif number > self._next:
+                if row + 1 == len(listed) and not last:
+                    keep[row] = False
+                    self._doubtful = numbers[row:], columns[row:]
+                    break
+                if row + 1 < len(listed) and 0 <= listed[row + 1] - self._next <= 1:
+                    keep[row] = False
+                    self._tally.damaged(f'{self._where}: transition {self._next} says that it is '
+                                        f'number {number}')
+                    self._tally.leave_out('damaged messages')
+                    continue
                 self._tally.leave_out('missing numbers', number - self._next)
                 self._cut(columns, before)
             self._next = number + 1

@@ -29,7 +29,7 @@ from joint_bag_rig import (
 )
 from rosbags.rosbag2 import StoragePlugin
 
-from async_mbrl.datasets import bags
+from async_mbrl.datasets import mcap, sqlite
 from async_mbrl.datasets.columns import Columns, Source, joined
 from async_mbrl.datasets.episodes import CLIPPED, NOT_KNOWN_BEFORE, GoalRule
 from async_mbrl.datasets.identity import DatasetError, identity_of
@@ -93,7 +93,7 @@ def test_it_does_not_matter_how_a_bag_is_cut_into_pieces(
     folder = write(tmp_path / 'bag', [*states(state_times[pause]), *commands(
         command_times, efforts(command_times))], StoragePlugin.SQLITE3)
     whole, source = load(folder, tmp_path, 'whole')
-    monkeypatch.setattr(bags, '_BATCH', 3)
+    monkeypatch.setattr(sqlite, '_BATCH', 3)
     pieces, same = load(folder, tmp_path, 'pieces')
     assert source['left_out'] == same['left_out']
     for field in dataclasses.fields(Columns):
@@ -126,7 +126,7 @@ def test_a_long_pause_begins_a_new_clock(tmp_path: Path) -> None:
 @pytest.mark.parametrize('batch', [5, 2048])
 def test_a_clock_that_is_set_back_begins_a_new_stretch(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr(bags, '_BATCH', batch)
+    monkeypatch.setattr(mcap, '_BATCH', batch)
     times = clock(1.001, 0.01, -0.2)
     items = [*states(times[20:]), *commands(times, efforts(times))]
     first = write(tmp_path / 'bag', [(stamp + 10**11, *rest) for stamp, *rest in items])

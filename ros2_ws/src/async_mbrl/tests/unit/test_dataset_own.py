@@ -1,21 +1,16 @@
-"""Import of own runs gives exactly what a live learner had; damage costs only itself."""
+"""Import of own runs gives exactly what a live learner had."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import struct
-import tempfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from dataset_rig import (
-    TRANSITION,
     all_columns,
     identity,
     serialised,
@@ -25,13 +20,11 @@ from dataset_rig import (
     write_dataset,
     write_journal,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from live_rig import assert_like_live, compressed
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
-from async_mbrl.collection.recording import typestore, write_recording
+from async_mbrl.collection.recording import write_recording
 from async_mbrl.core.run import RunFolder
-from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.datasets.columns import Columns, joined
 from async_mbrl.datasets.identity import DatasetError
@@ -39,40 +32,8 @@ from async_mbrl.datasets.importing import ImportOptions, import_sources
 from async_mbrl.datasets.store import read_about
 from async_mbrl.datasets.tally import Tally
 from async_mbrl.datasets.transitions import columns_of_messages
-from async_mbrl.learning.buffer import TransitionBuffer
 
 SKIP = ImportOptions(skip_damaged=True)
-
-
-def buffer() -> TransitionBuffer:
-    built = task()
-    return TransitionBuffer(10_000, built.state_size, built.action_size, built.goal_size)
-
-
-def of_columns(columns: Columns) -> list[Transition]:
-    """Transitions again, as they would have come one by one."""
-    return [Transition(
-        number=row, episode=int(columns.episode[row]), step=int(columns.step[row]),
-        observation=columns.observation[row], action_requested=columns.action_requested[row],
-        action_applied=columns.action_applied[row], next_observation=columns.next_observation[row],
-        reward=float(columns.reward[row]), terminated=bool(columns.terminated[row]),
-        truncated=bool(columns.truncated[row]),
-        policy_version=Version(*map(int, columns.policy_version[row])),
-        log_probability=float(columns.log_probability[row]),
-        intervened=bool(columns.intervened[row])) for row in range(len(columns))]
-
-
-def assert_like_live(folder: Path, live: list[Transition]) -> None:
-    """A buffer filled from the dataset is, bit for bit, one that was filled live."""
-    ours, theirs = buffer(), buffer()
-    ours.append(live)
-    columns = joined(all_columns(folder))
-    theirs.append(of_columns(columns))
-    for name, tensor in ours.tensors().items():
-        assert torch.equal(tensor, theirs.tensors()[name]), name
-    assert columns.reward.tolist() == [item.reward for item in live]
-    assert columns.intervened.tolist() == [item.intervened for item in live]
-    assert columns.episode.tolist() == [item.episode for item in live]
 
 
 def run_folder(path: Path, live: list[Transition]) -> Path:
@@ -91,20 +52,6 @@ def recorded(path: Path, live: list[Transition]) -> Path:
 def bag(**options: Any) -> Callable[[Path, list[Transition]], Path]:
     def make(path: Path, live: list[Transition]) -> Path:
         write_bag(path, live, **options)
-        return path
-    return make
-
-
-def compressed(mode: CompressionMode, plugin: StoragePlugin
-               ) -> Callable[[Path, list[Transition]], Path]:
-    def make(path: Path, live: list[Transition]) -> Path:
-        writer = Writer(path, version=8, storage_plugin=plugin)
-        writer.set_compression(mode, CompressionFormat.ZSTD)
-        with writer:
-            topic = writer.add_connection('/arm/transitions', TRANSITION,
-                                          typestore=typestore())
-            for item in live:
-                writer.write(topic, item.number, serialised(item))
         return path
     return make
 
@@ -150,16 +97,6 @@ def test_episodes_of_several_sources_are_numbered_on(tmp_path: Path) -> None:
         3 + number // 5 for number in range(10)]
     assert about.episodes == 5
     assert [source['transitions'] for source in about.sources] == [12, 10]
-
-
-def test_a_torn_journal_gives_what_is_whole(tmp_path: Path) -> None:
-    live = transitions(30)
-    write_journal(tmp_path / 'run', live)
-    last = sorted((tmp_path / 'run' / 'journal').glob('*.log'))[-1]
-    last.write_bytes(last.read_bytes()[:-7])
-    about = import_sources([tmp_path / 'run'], tmp_path / 'dataset', None, ImportOptions(), print)
-    assert_like_live(tmp_path / 'dataset', live[:29])
-    assert 'torn or damaged' in about.sources[0]['notes'][0]
 
 
 def columns_from(items: list[Transition], tally: Tally) -> Columns:
@@ -242,77 +179,6 @@ def test_a_foreign_row_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     assert np.isnan(joined(all_columns(tmp_path / 'b')).action_applied[7, 3])
 
 
-def mcap(folder: Path) -> Path:
-    (path,) = folder.glob('*.mcap')
-    return path
-
-
-def many_chunks(folder: Path) -> list[Transition]:
-    live = transitions(6000)
-    write_bag(folder, live)
-    return live
-
-
-def chunks(data: bytes) -> list[int]:
-    """Where the chunks of an MCAP file begin."""
-    places, place = [], 8
-    while place < len(data) - 8:
-        opcode, length = struct.unpack_from('<BQ', data, place)
-        places += [place] * (opcode == 6)
-        place += 9 + length
-    return places
-
-
-def test_a_damaged_chunk_is_named_and_costs_only_itself(tmp_path: Path) -> None:
-    live = many_chunks(tmp_path / 'bag')
-    path = mcap(tmp_path / 'bag')
-    data = bytearray(path.read_bytes())
-    places = chunks(data)
-    second, messages = places[1], places[1] + 9 + 40     # no compression, no CRC
-    data[messages + 1:messages + 9] = b'\xff' * 8       # the length of its first record
-    path.write_bytes(bytes(data))
-    with pytest.raises(DatasetError, match=rf'bag\.mcap: damaged at byte {second}: a chunk'):
-        import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), ImportOptions(), print)
-    assert not (tmp_path / 'x').exists()
-    about = import_sources([tmp_path / 'bag'], tmp_path / 'y', task(), SKIP, print)
-    lost = about.sources[0]['left_out']['missing numbers']
-    assert about.transitions + lost == 6000 and 0 < lost < 3000
-    found = joined(all_columns(tmp_path / 'y'))
-    first = int(np.flatnonzero(np.diff(found.policy_version[:, 1]) > 1)[0]) + 1
-    kept = [*live[:first], *live[first + lost:]]
-    assert found.reward.tolist() == [item.reward for item in kept]
-
-
-def test_a_wrong_bit_is_found_where_the_recorder_wrote_a_checksum(tmp_path: Path) -> None:
-    live = many_chunks(tmp_path / 'bag')
-    path = mcap(tmp_path / 'bag')
-    data = bytearray(path.read_bytes())
-    for place in chunks(data):
-        (size,) = struct.unpack_from('<Q', data, place + 9 + 16)
-        records = data[place + 9 + 40:place + 9 + 40 + size]
-        struct.pack_into('<I', data, place + 9 + 24, zlib.crc32(records))
-    path.write_bytes(bytes(data))
-    import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), ImportOptions(), print)
-    assert_like_live(tmp_path / 'x', live)
-    data[chunks(data)[0] + 300_000] ^= 1
-    path.write_bytes(bytes(data))
-    with pytest.raises(DatasetError, match='a chunk of .*its CRC-32 is not'):
-        import_sources([tmp_path / 'bag'], tmp_path / 'y', task(), ImportOptions(), print)
-
-
-@pytest.mark.parametrize('share', [0.45, 0.7, 0.999])
-def test_a_recording_that_was_killed_gives_what_is_whole(tmp_path: Path, share: float) -> None:
-    live = many_chunks(tmp_path / 'bag')
-    path = mcap(tmp_path / 'bag')
-    data = path.read_bytes()
-    path.write_bytes(data[:round(share * len(data))])
-    (tmp_path / 'bag' / 'metadata.yaml').unlink()
-    about = import_sources([tmp_path / 'bag'], tmp_path / 'y', task(), SKIP, print)
-    assert 0 < about.transitions <= 6000
-    assert_like_live(tmp_path / 'y', live[:about.transitions])
-    assert any('writer has not ended it' in line for line in about.sources[0]['notes'])
-
-
 @pytest.mark.parametrize('content', [b'', b'nonsense', b'\x89MCAP0\r\n', b'\x89MCAP0\r\n' * 20])
 def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
     for name in ('a.mcap', 'b.db3', 'c.hdf5', 'd.txt'):
@@ -353,37 +219,3 @@ def test_a_recording_in_several_files_is_one(tmp_path: Path) -> None:
         import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), ImportOptions(), print)
     about = import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), SKIP, print)
     assert about.transitions == 29
-
-
-@pytest.mark.parametrize('plugin', list(StoragePlugin))
-@given(where=st.floats(0.0, 1.0), value=st.integers(0, 255), length=st.integers(1, 12),
-       cut=st.booleans())
-def test_damage_anywhere_is_refused_or_skipped(
-        bags_of_300: dict[StoragePlugin, tuple[str, bytes]], plugin: StoragePlugin, where: float,
-        value: int, length: int, cut: bool) -> None:
-    name, data = bags_of_300[plugin]
-    begin = round(where * (len(data) - length))
-    damaged = data[:begin] + bytes([value]) * length + (b'' if cut else data[begin + length:])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(damaged)
-        for options in (ImportOptions(), SKIP):
-            try:
-                about = import_sources([path], Path(folder) / f'{options.skip_damaged}', task(),
-                                       options, str)
-                assert 0 < about.transitions <= 300
-            except DatasetError as error:
-                assert name in str(error) and '\n' not in str(error)
-                assert not (Path(folder) / f'{options.skip_damaged}').exists()
-
-
-@pytest.fixture(scope='module')
-def bags_of_300(tmp_path_factory: pytest.TempPathFactory) -> dict[StoragePlugin, tuple[str, bytes]]:
-    """Name and content of the one file of a bag of each kind."""
-    found = {}
-    for plugin, suffix in ((StoragePlugin.MCAP, 'mcap'), (StoragePlugin.SQLITE3, 'db3')):
-        folder = tmp_path_factory.mktemp('bags') / 'bag'
-        write_bag(folder, transitions(300), plugin=plugin)
-        (path,) = folder.glob(f'*.{suffix}')
-        found[plugin] = path.name, path.read_bytes()
-    return found
