@@ -70,6 +70,7 @@ class _Checker:
         self._found: dict[str, Finding] = {}
         self._row = 0
         self._last: Columns | None = None
+        self._behind_damage = False
         self._numbers: set[int] = set()
         self._hashes: dict[bytes, int] = {}
         self._hash = hashlib.blake2b(digest_size=16)
@@ -85,6 +86,7 @@ class _Checker:
         self._found[what] = Finding(True, what, 1, f'its {rows} transitions were not checked')
         self._row += rows
         self._last = None
+        self._behind_damage = True
         self._hash = hashlib.blake2b(digest_size=16)
 
     def take(self, columns: Columns) -> None:
@@ -96,6 +98,7 @@ class _Checker:
         self._chain(columns)
         self._row += len(columns)
         self._last = columns[-1:]
+        self._behind_damage = False
 
     def _values(self, columns: Columns) -> None:
         for name in ('observation', 'next_observation', 'action_requested', 'action_applied'):
@@ -127,10 +130,12 @@ class _Checker:
                     self._end(columns, int(begin) - 1, self._row + int(begin) - 1)
                 elif self._last is not None:
                     self._end(self._last, 0, self._row - 1)
-                if number in self._numbers:
+                # What damage left of an episode may begin anywhere, and have been met before it.
+                rest = begin == 0 and self._behind_damage
+                if number in self._numbers and not rest:
                     self._add(True, 'an episode number comes again', columns, int(begin))
                 self._numbers.add(number)
-                if columns.step[begin] != 0:
+                if columns.step[begin] != 0 and not rest:
                     self._add(False, 'an episode does not begin with step 0', columns, int(begin))
             rows = columns[int(begin):int(end)]
             for values in (rows.observation, rows.action_applied, rows.reward):

@@ -84,9 +84,10 @@ def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change of their configuration, e.g. task.policy_rate_hz=20. May be '
                         'repeated.')
-    parser.add_argument('--goal', nargs='+', metavar='X',
-                        help='goal of every episode: its numbers, in those of the task; reached: '
-                        'where the tool was at the end; or drawn, as the task draws them')
+    parser.add_argument('--goal', metavar='X',
+                        help='goal of every episode: reached, where the tool was at the end; '
+                        'drawn, as the task draws them; or its numbers, in those of the task, e.g. '
+                        '--goal=-0.1,0.5,0.9')
     parser.add_argument('--actor', choices=ACTORS, default='unknown',
                         help='who chose the actions (default: unknown)')
     parser.add_argument('--joint-states', metavar='TOPIC',
@@ -140,16 +141,22 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _task(options: argparse.Namespace) -> Any | None:
-    """Build the task that was asked for; None if none was."""
-    if options.task is None and options.robot is None and not options.set:
+    """Build the task that was asked for; None if none was.
+
+    Raises:
+        ConfigError: it does not fit, or nothing tells the robot.
+    """
+    if options.robot is None:
+        if options.task is not None or options.set:
+            raise ConfigError('robot: missing; give --robot beside --task and --set')
         return None
-    from async_mbrl.bringup.arguments import RunRequest, default
+    from async_mbrl.bringup.arguments import RunRequest
     from async_mbrl.bringup.compose import compose
     from async_mbrl.bringup.resources import robot_file, share_folder
     from async_mbrl.tasks import make_task
 
     share = share_folder()
-    file = robot_file(share, default('robot') if options.robot is None else options.robot)
+    file = robot_file(share, options.robot)
     # An arm of which there is no simulation is as good here.
     real = file is not None and not file.with_suffix('.sim.yaml').exists()
     composition = compose(RunRequest(where='real' if real else 'sim', task=options.task,
@@ -157,18 +164,18 @@ def _task(options: argparse.Namespace) -> Any | None:
     return make_task(composition.task, composition.robot)
 
 
-def _goal(texts: list[str] | None) -> GoalRule | None:
+def _goal(text: str | None) -> GoalRule | None:
     from async_mbrl.datasets.episodes import GoalRule
 
-    if texts is None:
+    if text is None:
         return None
-    if len(texts) == 1 and texts[0] in ('reached', 'drawn'):
-        return GoalRule(texts[0])
+    if text in ('reached', 'drawn'):
+        return GoalRule(text)
     try:
-        return GoalRule('fixed', tuple(map(float, texts)))
+        return GoalRule('fixed', tuple(map(float, text.split(','))))
     except ValueError:
-        raise ConfigError(f'goal: {" ".join(texts)[:60]!r} is neither numbers, nor reached, nor '
-                          'drawn') from None
+        raise ConfigError(f'goal: {text[:60]!r} is neither numbers with commas between them, nor '
+                          'reached, nor drawn') from None
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -103,7 +103,9 @@ def split(folder: Path, first: Path, second: Path, *, share: float | None = None
         for writer, part in zip(writers, ('first', 'second'), strict=True):
             for source in about.sources:
                 writer.add_source({**source, 'divided': {**how, 'part': part}})
-    return read_about(first), read_about(second)
+        # Within the block: if the second one cannot be ended, the first one goes, too.
+        one, other = (writer.finish() for writer in writers)
+    return one, other
 
 
 def _both_sides(count: int, total: int, what: str) -> None:

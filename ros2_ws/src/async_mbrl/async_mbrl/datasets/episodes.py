@@ -65,7 +65,7 @@ class EpisodeBuilder:
         if goal is None:
             raise DatasetError(f'goal: missing; task {task.name} has goals of {size} numbers, '
                                'which no recording tells: give --goal reached, --goal drawn, or '
-                               f'--goal and {size} numbers')
+                               f'--goal= and {size} numbers with commas between them')
         if goal.kind == 'fixed' and (len(goal.values) != size
                                      or not np.isfinite(goal.values).all()):
             raise DatasetError(f'goal: {len(goal.values)} numbers, but those of task {task.name} '

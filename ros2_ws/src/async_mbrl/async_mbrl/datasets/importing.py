@@ -33,6 +33,13 @@ from async_mbrl.datasets.transitions import (
     read_transition_bag,
 )
 
+_USED = {
+    'journal': frozenset[str](), 'transitions': frozenset[str](),
+    'joint_states': frozenset({'goal', 'actor', 'joint_states', 'commands', 'gap_s', 'seed'}),
+    'hdf5': frozenset({'actor', 'own_rewards'}),
+    'lerobot': frozenset({'goal', 'actor', 'degrees', 'seed'})}
+"""Options of each format; ``skip_damaged`` is one of all."""
+
 
 @dataclass(frozen=True)
 class ImportOptions:
@@ -80,13 +87,14 @@ def import_sources(sources: Sequence[Path], output: Path, task: Any | None,
         say: told what was taken, a line each.
 
     Raises:
-        DatasetError: a source is none of these, damaged, or does not fit the others or the task; or
-            there is no transition in them. Nothing is left behind.
+        DatasetError: a source is none of these, damaged, or does not fit the others or the task;
+            an option does not apply; or there is no transition in them. Nothing is left behind.
     """
     opened = [_open(path, task, options) for path in sources]
     identity = opened[0].identity
     for source in opened[1:]:
         source.identity.require(identity, str(source.path))
+    _require_use(options, opened)
     with DatasetWriter(output, identity) as writer:
         for source in opened:
             transitions, episodes = writer.transitions, writer.episodes
@@ -167,6 +175,16 @@ def _open_bag(bag: Bag, task: Any | None, options: ImportOptions, tally: Tally) 
     return _Opened(path, 'joint_states', identity_of(wanted), lambda: read_joint_states(
         bag, wanted, builder, tally, joint_states=options.joint_states, commands=options.commands,
         gap_s=options.gap_s), tally)
+
+
+def _require_use(options: ImportOptions, opened: Sequence[_Opened]) -> None:
+    """Refuse options that none of the sources has a use for."""
+    used = frozenset({'skip_damaged'}).union(*(_USED[source.kind] for source in opened))
+    for field in dataclasses.fields(options):
+        if field.name not in used and getattr(options, field.name) != field.default:
+            formats = ', '.join(f'{source.path} ({source.kind})' for source in opened)
+            raise DatasetError(f'--{field.name.removesuffix("_s").replace("_", "-")}: says nothing '
+                               f'about {formats[:400]}; leave it out')
 
 
 def _own(identity: Identity, path: Path, task: Any | None) -> Identity:

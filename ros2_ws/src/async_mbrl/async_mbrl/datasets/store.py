@@ -128,10 +128,14 @@ class DatasetWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if kind is None:
-            self.finish()
-        else:
+        if kind is not None:
             self.discard()
+            return
+        try:
+            self.finish()
+        except BaseException:
+            self.discard()
+            raise
 
     @property
     def next_episode(self) -> int:
@@ -198,7 +202,8 @@ class DatasetWriter:
         return self._about
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove what was written, the index first: without it the rest is no dataset."""
+        (self._folder / INDEX).unlink(missing_ok=True)
         for shard in self._shards:
             (self._folder / shard.file).unlink(missing_ok=True)
         for path in self._folder.glob('part-*'):
@@ -305,7 +310,7 @@ def read_shard(about: DatasetAbout, shard: Shard) -> Columns:
         DatasetError: it is missing or damaged.
     """
     path = about.folder / shard.file
-    remedy = 'restore the file, import the data again, or go on without it: --skip-damaged'
+    remedy = 'restore the file, or import the data again'
     try:
         size = path.stat().st_size
         if size != shard.bytes or size > MAXIMUM_SHARD_BYTES:

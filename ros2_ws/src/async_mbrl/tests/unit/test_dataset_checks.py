@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dataset_rig import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from async_mbrl.datasets import store
 from async_mbrl.datasets.checking import Finding, check
 from async_mbrl.datasets.columns import Columns, Source, columns_of, joined
 from async_mbrl.datasets.editing import (
@@ -136,6 +138,14 @@ def test_damage_is_found_and_the_rest_checked(tmp_path: Path) -> None:
     assert found[1].place == 'at transition 22 (episode 4, step 2)'
 
 
+@pytest.mark.parametrize('shard_rows', [2, 3, 4])
+def test_behind_damage_nothing_is_found_that_is_not_there(tmp_path: Path, shard_rows: int) -> None:
+    folder = write(tmp_path / 'a', columns(), shard_rows)
+    damage(folder / 'part-00001.safetensors')
+    found = check(folder)
+    assert len(found) == 1 and 'part-00001.safetensors: damaged' in found[0].what
+
+
 def test_merging_keeps_everything_and_numbers_episodes_on(tmp_path: Path) -> None:
     parts = [columns(12), columns(10, seed=1), columns(5, seed=2)]
     folders = [write(tmp_path / f'{place}', part) for place, part in enumerate(parts)]
@@ -183,6 +193,25 @@ def test_dividing_is_the_same_for_a_seed_and_by_return(tmp_path: Path) -> None:
     assert (best.episodes, rest.episodes) == (6, 14)
     assert min(read_episodes(best.folder).returns) > max(read_episodes(rest.folder).returns)
     assert best.sources == () and read_about(tmp_path / 'best').transitions == 30
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_half_of_a_division_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                    which: int) -> None:
+    write(tmp_path / 'a', columns())
+    written: list[Path] = []
+    whole = store.write_atomically
+
+    def full(path: Path, data: str) -> None:
+        written.append(path)
+        if len(written) > which:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        whole(path, data)
+
+    monkeypatch.setattr(store, 'write_atomically', full)
+    with pytest.raises(OSError, match='No space'):
+        split(tmp_path / 'a', tmp_path / 'b', tmp_path / 'c', share=0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ['a']
 
 
 def test_nothing_is_divided_into_nothing() -> None:

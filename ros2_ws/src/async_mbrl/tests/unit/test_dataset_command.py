@@ -64,13 +64,40 @@ def test_goals_and_settings_of_a_foreign_bag(capsys: pytest.CaptureFixture[str],
     assert status == 0 and '40 transitions' in text
     status, text = run(capsys, 'info', tmp_path / 'a')
     assert '20 Hz' in text and 'actions by: human 40' in text
-    goal = ['--goal', *[-0.1] * 9]
+    goal = [f'--goal={",".join(["-0.1"] * 9)}']
     assert run(capsys, *arguments, tmp_path / 'b', *goal)[0] == 0
     for wrong, words in ((['--goal', 'there'], 'neither numbers'), (['--gap', 0], 'gap: 0 is not'),
                          (['--seed', -1], 'seed: -1 is below'), ([], 'goal: missing')):
         status, text = run(capsys, *arguments, tmp_path / 'c', *wrong)
         assert status == 2 and words in text and text.count('\n') == 1
     assert not (tmp_path / 'c').exists()
+
+
+def test_a_goal_takes_no_source_with_it(capsys: pytest.CaptureFixture[str],
+                                        tmp_path: Path) -> None:
+    times = clock(1.001, 0.02, -0.2)
+    write(tmp_path / 'bag', [*states(times[10:]), *commands(times, efforts(times))])
+    assert run(capsys, 'import', '--robot', 'arm7', '--output', tmp_path / 'a', '--goal', 'reached',
+               tmp_path / 'bag')[0] == 0
+
+
+@pytest.mark.parametrize('wrong', [
+    ('--degrees',), ('--own-rewards',), ('--goal', 'reached'), ('--actor', 'human'),
+    ('--joint-states', 'x'), ('--commands', 'x'), ('--gap', '2'), ('--seed', '1')])
+def test_options_that_say_nothing_of_a_source_are_refused(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path, wrong: tuple[str, ...]) -> None:
+    write_journal(tmp_path / 'run', transitions(5))
+    status, text = run(capsys, 'import', tmp_path / 'run', '--output', tmp_path / 'a', *wrong)
+    assert status == 2 and text.startswith(f'error: {wrong[0]}: says nothing about {tmp_path}/run')
+    assert not (tmp_path / 'a').exists()
+
+
+def test_a_task_needs_its_robot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', transitions(10))
+    for given in (('--task', 'reach'), ('--set', 'task.policy_rate_hz=20')):
+        status, text = run(capsys, 'import', tmp_path / 'bag', '--output', tmp_path / 'a', *given)
+        assert (status, text) == (2, 'error: robot: missing; give --robot beside --task and '
+                                     '--set\n')
 
 
 def test_damage_is_told_and_skipped_on_request(capsys: pytest.CaptureFixture[str],
@@ -81,6 +108,7 @@ def test_damage_is_told_and_skipped_on_request(capsys: pytest.CaptureFixture[str
     assert status == 1 and 'part-00002.safetensors: damaged' in text
     status, text = run(capsys, 'info', tmp_path / 'a')
     assert status == 2 and 'SHA-256' in text and text.count('\n') == 1
+    assert 'restore the file, or import the data again' in text     # merge knows no other remedy
     status, text = run(capsys, 'info', tmp_path / 'a', '--skip-damaged')
     assert status == 0 and 'its 5 transitions are left out' in text
 

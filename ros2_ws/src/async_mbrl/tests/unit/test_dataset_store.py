@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
 from pathlib import Path
@@ -71,6 +72,22 @@ def test_a_killed_writer_leaves_no_dataset(tmp_path: Path) -> None:
     assert (tmp_path / 'a').is_dir()      # as a kill leaves it
     with pytest.raises(DatasetError, match='not a dataset'):
         read_about(tmp_path / 'a')
+
+
+@pytest.mark.parametrize('early', [True, False])
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
+    write = store.write_atomically
+
+    def full(path: Path, data: str) -> None:
+        if not early:
+            write(path, data)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(store, 'write_atomically', full)
+    with pytest.raises(OSError, match='No space'):
+        write_dataset(tmp_path / 'a', transitions(7), shard_rows=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_of_other_sizes_are_refused(tmp_path: Path) -> None:
