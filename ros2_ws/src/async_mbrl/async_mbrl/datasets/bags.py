@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+import weakref
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from async_mbrl.core.config import ConfigError, look_up, read_yaml
@@ -67,7 +69,7 @@ class Bag:
             tally.note(f'{path}: no {METADATA}; its files were taken in the order of their names')
         self.about = _note(information, path)
         self._each_packed = str(information.get('compression_mode')).lower() == 'message'
-        self._unpacked: TemporaryDirectory[str] | None = None
+        self._unpacked: Path | None = None
         self._files = self._open(information)
         self.topics: dict[str, str] = {}
         for file in self._files:
@@ -115,7 +117,7 @@ class Bag:
         """
         for file in self._files:
             for batch in file.batches(topics, self._tally):
-                yield self._messages(file.path, batch) if self._each_packed else batch
+                yield self._messages(file.name, batch) if self._each_packed else batch
 
     def _messages(self, path: Path, batch: list[Message]) -> list[Message]:
         """Unpack messages that are compressed one by one."""
@@ -152,9 +154,9 @@ class Bag:
                 self._tally.damaged(f'{path}: missing, although {METADATA} names it')
                 continue
             try:
-                if path.suffix == PACKED:
-                    path = self._unpack(path)
-                files.append(McapFile(path) if path.suffix == '.mcap' else SqliteFile(path))
+                plain = self._unpack(path) if path.suffix == PACKED else path
+                files.append(McapFile(plain, path) if plain.suffix == '.mcap'
+                             else SqliteFile(plain, path))
             except DatasetError as error:
                 self._tally.damaged(str(error))
         if not files:
@@ -169,8 +171,9 @@ class Bag:
             OSError: the disk is full.
         """
         if self._unpacked is None:
-            self._unpacked = TemporaryDirectory(prefix='async_mbrl_')
-        target = Path(self._unpacked.name) / path.stem
+            self._unpacked = Path(tempfile.mkdtemp(prefix='async_mbrl_'))
+            weakref.finalize(self, shutil.rmtree, self._unpacked, ignore_errors=True)
+        target = self._unpacked / path.stem
         left = max(ANYWAY_BYTES, MOST_RATIO * path.stat().st_size)
         with zstd.open(path, 'rb') as packed, open(target, 'wb') as file:
             while True:

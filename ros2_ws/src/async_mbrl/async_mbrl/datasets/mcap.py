@@ -51,13 +51,18 @@ class Message(NamedTuple):
 class McapFile:
     """One file; may be one that its writer could not end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: Path | None = None) -> None:
         """Look at the beginning and, for its topics, the end.
+
+        Args:
+            path: where it is.
+            name: what it was unpacked from, for messages; None if from nothing.
 
         Raises:
             DatasetError: not an MCAP file.
         """
         self.path = path
+        self.name = name or path
         self._schemas: dict[int, str] = {}
         self._channels: dict[int, tuple[str, str]] = {}
         self._data_end: int | None = None
@@ -67,7 +72,7 @@ class McapFile:
         self._harmed = False
         with open(path, 'rb') as file:
             if file.read(len(MAGIC)) != MAGIC:
-                raise DatasetError(f'{path}: not an MCAP file; name a rosbag2 folder')
+                raise DatasetError(f'{self.name}: not an MCAP file; name a rosbag2 folder')
             self._size = file.seek(0, 2)
             self.whole = self._read_summary(file)
 
@@ -133,7 +138,7 @@ class McapFile:
     def _check_end(self, place: int, tally: Tally) -> None:
         """See whether everything was met; ``place`` is behind the last record of the data."""
         if not self.whole:
-            tally.note(f'{self.path}: its writer has not ended it; what stands in it was taken')
+            tally.note(f'{self.name}: its writer has not ended it; what stands in it was taken')
         elif self._harmed:
             return
         elif self._data_end is not None and place != self._data_end:
@@ -144,7 +149,7 @@ class McapFile:
 
     def _damaged(self, place: int, what: str, tally: Tally) -> None:
         self._harmed = True
-        tally.damaged(f'{self.path}: damaged at byte {place}: {what}')
+        tally.damaged(f'{self.name}: damaged at byte {place}: {what}')
 
     def _chunk(self, content: bytes, place: int, topics: Collection[str],
                tally: Tally) -> Iterator[list[Message]]:

@@ -19,19 +19,24 @@ _DAMAGE = (ReaderError, apsw.Error, OSError, ValueError, RuntimeError)
 class SqliteFile:
     """One file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: Path | None = None) -> None:
         """Look at its topics.
+
+        Args:
+            path: where it is.
+            name: what it was unpacked from, for messages; None if from nothing.
 
         Raises:
             DatasetError: not a file of rosbag2, or one that cannot be read.
         """
         self.path = path
+        self.name = name or path
         try:
             with Reader(path) as reader:
                 self._topics = {connection.topic: connection.msgtype
                                 for connection in reader.connections}
         except _DAMAGE as error:
-            raise DatasetError(f'{path}: not a rosbag2 recording that can be read '
+            raise DatasetError(f'{self.name}: not a rosbag2 recording that can be read '
                                f'({error})') from None
 
     def topics(self, tally: Tally) -> dict[str, str]:
@@ -58,5 +63,5 @@ class SqliteFile:
         except _DAMAGE as error:
             if batch:
                 place = f'the message of {batch[-1].stamp_ns} ns'
-            tally.damaged(f'{self.path}: damaged, behind {place}: {error}')
+            tally.damaged(f'{self.name}: damaged, behind {place}: {error}')
         yield batch

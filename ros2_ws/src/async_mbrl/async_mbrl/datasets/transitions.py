@@ -145,7 +145,8 @@ class _Reader:
         self._doubtful = None
         if self._next is None:
             # A first number above the second is a wrong one, not that of the first row.
-            wrong = len(numbers) > 1 and 0 < numbers[1] < numbers[0]
+            wrong = len(numbers) > 1 and 0 < numbers[1] < numbers[0] and (
+                len(numbers) == 2 or numbers[2] == numbers[1] + 1)
             self._next = int(numbers[1]) - 1 if wrong else int(numbers[0])
             if self._next:
                 self._tally.note(f'{self._where}: begins with transition {self._next}')
@@ -187,7 +188,7 @@ class _Reader:
                     keep[row] = False
                     self._doubtful = numbers[row:], columns[row:]
                     break
-                if row + 1 < len(listed) and 0 <= listed[row + 1] - self._next <= 1:
+                if row + 1 < len(listed) and listed[row + 1] == self._next + 1:
                     keep[row] = False
                     self._tally.damaged(f'{self._where}: transition {self._next} says that it is '
                                         f'number {number}')

@@ -230,6 +230,16 @@ def test_a_damaged_compressed_file_is_named(tmp_path: Path, mode: CompressionMod
             assert 'none of its files' in str(error) or 'no ' in str(error)
 
 
+def test_damage_within_a_compressed_file_is_said_to_be_there(tmp_path: Path) -> None:
+    compressed(*PACKED[0])(tmp_path / 'bag', transitions(30))
+    (path,) = (tmp_path / 'bag').glob('*.zstd')
+    data = bytearray(mcap.zstd.decompress(path.read_bytes()))
+    data[chunks(data)[0]] = 0
+    path.write_bytes(mcap.zstd.compress(bytes(data)))
+    with pytest.raises(DatasetError, match=rf'{path}: damaged at byte'):
+        import_sources([tmp_path / 'bag'], tmp_path / 'x', task(), ImportOptions(), print)
+
+
 def test_a_compressed_file_can_be_imported_alone(tmp_path: Path) -> None:
     live = transitions(30)
     compressed(*PACKED[0])(tmp_path / 'bag', live)
