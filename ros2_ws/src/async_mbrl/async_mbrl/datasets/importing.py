@@ -48,8 +48,10 @@ class ImportOptions:
     Attributes:
         goal: of the episodes, where the task has goals.
         actor: who chose the actions.
-        joint_states, commands: topics of a bag; None takes those of the robot, or the only ones.
-        gap_s: a pause of joint states above this divides a bag, s.
+        joint_states, commands: topics of a bag; None takes those of the robot, and in place of its
+            joint states the only ones there are.
+        gap_s: a pause of joint states above this divides a bag, and a command that is older counts
+            no more, s.
         own_rewards: the rewards of the task, also where others were recorded.
         degrees: angles of a LeRobot dataset are in degrees.
         seed: of goals that are drawn.

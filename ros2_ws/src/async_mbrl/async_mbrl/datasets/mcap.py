@@ -122,10 +122,9 @@ class McapFile:
                     continue
                 try:
                     found = self._record(opcode, memoryview(content), topics)
-                except (struct.error, UnicodeDecodeError) as error:
+                except (struct.error, ValueError) as error:
                     self._damaged(place, str(error), tally)
                     continue
-                self._messages_seen += opcode == _MESSAGE
                 if found is not None:
                     loose.append(found)
                     loose_bytes += length
@@ -155,7 +154,7 @@ class McapFile:
                tally: Tally) -> Iterator[list[Message]]:
         try:
             yield from self._messages(_unpack(content), topics)
-        except (struct.error, UnicodeDecodeError, ValueError) as error:
+        except (struct.error, ValueError) as error:
             self._damaged(place, f'a chunk of {len(content)} bytes ({error})', tally)
 
     def _messages(self, data: memoryview, topics: Collection[str]) -> Iterator[list[Message]]:
@@ -171,13 +170,15 @@ class McapFile:
             if following > end:
                 raise ValueError(f'a record of {length} bytes goes over its end')
             if opcode == _MESSAGE:
-                seen += 1
                 if channel in names:
+                    seen += 1
                     add(Message(names[channel], stamp_ns, data[place + before:following]))
                     if len(found) == _BATCH:
                         yield found
                         found = []
                         add = found.append
+                else:       # of no known channel it is none that the summary counts
+                    seen += channel in self._channels
             elif not opcode:
                 raise ValueError('a record of kind 0')
             elif opcode in (_SCHEMA, _CHANNEL):
@@ -197,6 +198,7 @@ class McapFile:
         if opcode == _MESSAGE:
             channel, _, stamp_ns, _ = _TOP.unpack_from(content)
             topic, _ = self._channels.get(channel, ('', ''))
+            self._messages_seen += channel in self._channels
             return Message(topic, stamp_ns, content[_TOP.size:]) if topic in topics else None
         identifier = int.from_bytes(content[:2], 'little')
         if opcode == _SCHEMA:
@@ -205,6 +207,9 @@ class McapFile:
             topic, after = _text(content, 4)
             encoding, _ = _text(content, after)
             kind = self._schemas.get(int.from_bytes(content[2:4], 'little'), '')
+            known, _ = self._channels.get(identifier, (topic, ''))
+            if known != topic:
+                raise ValueError(f'channel {identifier} is of {topic}, not of {known} as elsewhere')
             self._channels[identifier] = (topic, kind if encoding == 'cdr' else encoding)
         return None
 
@@ -233,7 +238,7 @@ class McapFile:
                 elif opcode == _STATISTICS:
                     (self._messages_told,) = struct.unpack_from('<Q', data, place)
                 place += length
-        except (struct.error, UnicodeDecodeError):
+        except (struct.error, ValueError):
             self._channels.clear()      # they are found by reading all of it instead
         return True
 

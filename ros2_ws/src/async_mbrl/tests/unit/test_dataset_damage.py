@@ -189,6 +189,33 @@ def test_a_wrong_kind_of_record_is_seen(tmp_path: Path, kind: int) -> None:
     assert 0 < about.transitions < 6000 and 'damaged at byte' in str(about.sources[0]['notes'])
 
 
+def test_a_message_of_no_known_channel_is_missed(tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', transitions(50))
+    path = file_of(tmp_path / 'bag')
+    data = bytearray(path.read_bytes())
+    (begin,) = chunks(data)
+    place = last = begin + 9 + 40
+    while place < begin + 9 + struct.unpack_from('<Q', data, begin + 1)[0]:
+        last = place
+        place += 9 + struct.unpack_from('<Q', data, place + 1)[0]
+    data[last + 10] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DatasetError, match='up to there 49 messages, but its summary tells of 50'):
+        import_sources([path], tmp_path / 'x', task(), ImportOptions(), print)
+    about = import_sources([path], tmp_path / 'y', task(), SKIP, print)
+    assert about.transitions == 49
+
+
+def test_a_channel_is_of_one_topic(tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', transitions(50))
+    path = file_of(tmp_path / 'bag')
+    data = path.read_bytes()
+    assert data.count(b'/transitions') > 1
+    path.write_bytes(data.replace(b'/transitions', b'/transistors', 1))
+    with pytest.raises(DatasetError, match=r'a chunk of .*channel \d+ is of /transistors, not of'):
+        import_sources([path], tmp_path / 'x', task(), ImportOptions(), print)
+
+
 def test_records_of_no_kind_are_damage(tmp_path: Path) -> None:
     write_bag(tmp_path / 'bag', transitions(50))
     path = file_of(tmp_path / 'bag')
