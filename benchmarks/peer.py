@@ -33,7 +33,8 @@ MBRL_LIB = Library('mbrl-lib 0.2.0', 'mbrl_lib_worker.py', (
     # Its own pins do not import on Python 3.11 and later; what is measured needs no more than this.
     ('hydra-core==1.3.2', 'omegaconf==2.3.0', 'numpy<2', 'gymnasium==0.26.3', 'termcolor',
      'imageio', 'matplotlib', 'tqdm'), ('--no-deps', 'mbrl==0.2.0')))
-D3RLPY = Library('d3rlpy 2.6.1', 'd3rlpy_worker.py', (('d3rlpy==2.6.1',),))
+D3RLPY = Library('d3rlpy 2.6.1', 'd3rlpy_worker.py', (
+    ('gymnasium==0.29.1', 'd3rlpy==2.6.1'),))   # it does not import with a newer one
 
 
 def add_arguments(parser: argparse.ArgumentParser, library: Library) -> None:
