@@ -29,12 +29,6 @@ _NEVER_NS = 2**63 - 1
 class Sampler:
     """Samples both streams of one clock; keeps what the next sample needs, no more."""
 
-    _times: np.ndarray
-    _states: np.ndarray
-    _command_times: np.ndarray
-    _commands: np.ndarray
-    _passed_ns: int
-
     def __init__(self, task: Any, builder: EpisodeBuilder, tally: Tally, gap_s: float) -> None:
         """Begin with nothing recorded.
 
