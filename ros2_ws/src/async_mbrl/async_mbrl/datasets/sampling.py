@@ -29,6 +29,12 @@ _NEVER_NS = 2**63 - 1
 class Sampler:
     """Samples both streams of one clock; keeps what the next sample needs, no more."""
 
+    _times: np.ndarray
+    _states: np.ndarray
+    _command_times: np.ndarray
+    _commands: np.ndarray
+    _passed_ns: int
+
     def __init__(self, task: Any, builder: EpisodeBuilder, tally: Tally, gap_s: float) -> None:
         """Begin with nothing recorded.
 
@@ -84,11 +90,11 @@ class Sampler:
 
     def _forget_all(self) -> None:
         robot = self._robot
-        self._times: np.ndarray = np.zeros(0, np.int64)
-        self._states: np.ndarray = np.zeros((0, 2, robot.states))
-        self._command_times: np.ndarray = np.zeros(0, np.int64)
-        self._commands: np.ndarray = np.zeros((0, robot.joints))
-        self._passed_ns: int = -_NEVER_NS
+        self._times = np.zeros(0, np.int64)
+        self._states = np.zeros((0, 2, robot.states))
+        self._command_times = np.zeros(0, np.int64)
+        self._commands = np.zeros((0, robot.joints))
+        self._passed_ns = -_NEVER_NS
         """What is older comes too late."""
         self._sampled_ns: int | None = None
         """Time of the sample taken last; None: the next joint state begins a stretch."""
