@@ -84,10 +84,13 @@ def check_beginning(composition: Composition) -> None:
     Raises:
         ConfigError: it is not.
     """
+    def learned(root: Path) -> bool:
+        return any((place / 'checkpoint.json').is_file() for place in (
+            root, *(RunFolder(root).learner(name) for name in ('policy_learner', 'model_learner'))))
+
     begin = composition.run.init_from
-    places = (Path(begin), *(RunFolder(Path(begin)).learner(name)
-                             for name in ('policy_learner', 'model_learner')))
-    if begin and not any((place / 'checkpoint.json').is_file() for place in places):
+    # A run that has learned something of its own looks there no more.
+    if begin and not learned(Path(composition.run.run_dir)) and not learned(Path(begin)):
         raise ConfigError(f'init_from: {begin}: nothing has been learned there; name the folder of '
                           'a run that has learned, or of a checkpoint')
     if not composition.run.dataset:

@@ -64,7 +64,7 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
             else request.seed, 'algorithm': algorithm,
             'real_time_factor': float(default('real_time_factor'))
             if request.real_time_factor is None else request.real_time_factor,
-            'dataset': _path(request.dataset), 'init_from': _path(request.init_from)},
+            'dataset': absolute(request.dataset), 'init_from': absolute(request.init_from)},
         'collection': {'motion_time_s': float(default('motion_time'))
                        if request.motion_time is None else request.motion_time},
         'controller': {},
@@ -258,7 +258,7 @@ def override(mapping: dict[str, Any], changes: Sequence[str]) -> set[str]:
     return touched
 
 
-def _path(given: str | None) -> str:
+def absolute(given: str | None) -> str:
     """Give a path that holds wherever a node is started; empty for none."""
     return str(Path(given).expanduser().resolve()) if given else ''
 

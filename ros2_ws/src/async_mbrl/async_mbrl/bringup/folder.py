@@ -12,7 +12,7 @@ from typing import IO
 from async_mbrl.bringup import resources
 from async_mbrl.bringup.arguments import RunRequest, default
 from async_mbrl.bringup.checks import with_robot_file, with_urdf
-from async_mbrl.bringup.compose import compose, compose_use, recompose
+from async_mbrl.bringup.compose import absolute, compose, compose_use, recompose
 from async_mbrl.bringup.composition import Composition, noted, with_run
 from async_mbrl.core.config import ConfigError, look_up, read_yaml
 from async_mbrl.core.files import link_atomically, write_atomically
@@ -142,7 +142,7 @@ def resume(request: RunRequest, root: Path) -> Composition:
         if name == 'robot' and asked is not None:
             asked = Path(asked).stem if asked.endswith('.yaml') else asked
         if name == 'init_from' and asked:
-            asked = str(Path(asked).expanduser().resolve())
+            asked = absolute(asked)
         if asked is not None and asked != found:
             raise ConfigError(f'run_dir: {root} is a run with {name} {found}, but {name} {asked} '
                               'was asked for; name another folder, or ask for the same')
@@ -160,8 +160,8 @@ def resume(request: RunRequest, root: Path) -> Composition:
         if not composition.run.dataset:
             raise ConfigError(f'dataset: {root} is a run that began without one; name another '
                               'folder')
-        path = str(Path(request.dataset).expanduser().resolve())
-        composition = replace(composition, run=replace(composition.run, dataset=path))
+        composition = replace(composition, run=replace(composition.run,
+                                                       dataset=absolute(request.dataset)))
     if request.robot is not None and request.robot.endswith('.yaml'):     # it may have moved
         file = Path(request.robot).expanduser().resolve()
         composition = replace(composition, robot_file=str(file))

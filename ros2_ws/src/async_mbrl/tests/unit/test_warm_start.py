@@ -178,5 +178,8 @@ def test_where_a_run_begins_is_checked_before_it_starts(tmp_path: Path) -> None:
         begin(init_from=str(tmp_path))
     with pytest.raises(ConfigError, match='give one of the two'):
         begin(algorithm='awac', init_from=str(tmp_path), dataset=str(tmp_path))
+    taught_model(tmp_path / 'there' / 'model_learner')
+    begin(init_from=str(tmp_path / 'there'))
+    # Resumed, a run goes on with what is its own, wherever it began.
     taught_model(tmp_path / 'model_learner')
-    begin(init_from=str(tmp_path))
+    begin(init_from=str(tmp_path / 'gone'))
