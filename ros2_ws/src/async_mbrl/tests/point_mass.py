@@ -15,6 +15,7 @@ from async_mbrl.control.policy import NumpyPolicy, PolicyParameters
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot
 from async_mbrl.core.transition import Transition
+from async_mbrl.learning.buffer import Samples
 
 PERIOD_S = 0.1
 STEPS = 30
@@ -122,3 +123,12 @@ def mean_return(task: PointMass, network: PolicyNetworkConfig, snapshot: Snapsho
             observation = task.advance(np, observation, action).astype(np.float32)
             rewards.append(float(task.reward(np, observation, action)))
     return float(np.mean(rewards))
+
+
+def batch(rows: int = 6) -> Samples:
+    """Random transitions in double precision, every third one the last of its episode."""
+    generator = torch.Generator().manual_seed(4)
+    observation, following = torch.randn(2, rows, 2, generator=generator, dtype=torch.double)
+    return Samples(observation, torch.rand(rows, 1, generator=generator, dtype=torch.double),
+                   following, torch.randn(rows, generator=generator, dtype=torch.double),
+                   (torch.arange(rows) % 3 == 0).double())

@@ -12,7 +12,7 @@ import numpy as np
 import point_mass
 import pytest
 import torch
-from point_mass import PointMass, Robot
+from point_mass import PointMass, Robot, batch
 from torch import distributions
 
 from async_mbrl.bringup.arguments import RunRequest
@@ -44,14 +44,6 @@ def core(network: PolicyNetworkConfig = SMALL, **changes: Any) -> Awac:
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator,
                                            dtype=torch.double)
     return found
-
-
-def batch(rows: int = 6) -> Samples:
-    generator = torch.Generator().manual_seed(4)
-    observation, following = torch.randn(2, rows, 2, generator=generator, dtype=torch.double)
-    return Samples(observation, torch.rand(rows, 1, generator=generator, dtype=torch.double),
-                   following, torch.randn(rows, generator=generator, dtype=torch.double),
-                   (torch.arange(rows) % 3 == 0).double())
 
 
 def silu(x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from point_mass import PointMass
+from point_mass import PointMass, batch
 from torch import distributions
 
 from async_mbrl.core.network import PolicyNetworkConfig
@@ -34,14 +34,6 @@ def core(**changes: Any) -> SoftActorCritic:
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator,
                                            dtype=torch.double)
     return found
-
-
-def batch(rows: int = 6) -> Samples:
-    generator = torch.Generator().manual_seed(4)
-    observation, following = torch.randn(2, rows, 2, generator=generator, dtype=torch.double)
-    return Samples(observation, torch.rand(rows, 1, generator=generator, dtype=torch.double),
-                   following, torch.randn(rows, generator=generator, dtype=torch.double),
-                   (torch.arange(rows) % 3 == 0).double())
 
 
 def by_hand(network: Any, member: int, features: np.ndarray, action: np.ndarray) -> np.ndarray:
