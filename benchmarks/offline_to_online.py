@@ -17,17 +17,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from emulated import learn, settings
 from provenance import RESULTS, provenance
 
-from async_mbrl.bringup.arguments import RunRequest
-from async_mbrl.bringup.compose import compose
-from async_mbrl.bringup.resources import share_folder
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.kinematics import ToolKinematics
 from async_mbrl.core.plan import Plan
@@ -36,29 +33,13 @@ from async_mbrl.core.transition import ControlStep, StepKind, Transition
 from async_mbrl.datasets.columns import Columns, Source, columns_of
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import DatasetWriter
-from async_mbrl.emulation.command import settings_of
-from async_mbrl.emulation.run import EmulatedRun, EmulationSettings, Progress
-from async_mbrl.simulation.offline import evaluate
+from async_mbrl.emulation.run import EmulatedRun
 from async_mbrl.tasks import make_task
 
 HALF_TRAINED = 220
 """Transitions after which me_ppo is about half as good as it becomes."""
-GOALS = 50
 JUDGED_EVERY = 60
 """Transitions between two judgements: two episodes."""
-GOALS_SEED = 77
-
-
-def settings(algorithm: str, seed: int, dataset: Path | None = None,
-             *changes: str) -> EmulationSettings:
-    """Give the settings of an algorithm on the demo arm."""
-    composition = compose(RunRequest(
-        algorithm=algorithm, seed=seed, dataset=None if dataset is None else str(dataset),
-        set=changes), share_folder(), RESULTS)
-    found = settings_of(composition)
-    most = composition.improvement.max_updates_per_transition
-    rate = {'policy_updates_per_transition': most} if most else {}
-    return replace(found, schedule=replace(found.schedule, **rate))
 
 
 class Fixed:
@@ -140,31 +121,6 @@ def mean_return(columns: Columns) -> float:
     return float(np.mean(sums[:-1] if len(sums) > 1 else sums))
 
 
-def judge(chosen: EmulationSettings, policy: Snapshot) -> dict[str, float]:
-    """Judge the mean actions of a policy on fixed goals."""
-    found = evaluate(policy, chosen.robot, chosen.plant, chosen.task, chosen.network, GOALS,
-                     GOALS_SEED)
-    assert found.success_rate is not None and found.distances is not None
-    return {'return': float(found.returns.mean()), 'success_rate': found.success_rate,
-            'final_distance_m': float(np.median(found.distances))}
-
-
-def learn(chosen: EmulationSettings, samples: int) -> list[dict[str, float]]:
-    """Learn online; give how good the policy was at the start and after each two episodes."""
-    run = EmulatedRun(chosen, samples)
-    first = run.first_policy()
-    points = [{'robot_time_s': 0.0, 'samples': 0, **judge(chosen, first)}]
-
-    def watch(progress: Progress) -> None:
-        if progress.samples - points[-1]['samples'] >= JUDGED_EVERY:
-            policy = snapshots.decode(run.policy_bytes(), expected_kind='policy')
-            points.append({'robot_time_s': progress.robot_time_s, 'samples': progress.samples,
-                           **judge(chosen, policy)})
-
-    run.run(watch)
-    return points
-
-
 def online(dataset: str, seed: int, columns: Columns, random_return: float,
            arguments: argparse.Namespace) -> dict[str, Any]:
     """Learn from a dataset, then online."""
@@ -172,7 +128,8 @@ def online(dataset: str, seed: int, columns: Columns, random_return: float,
     task = make_task(settings('awac', seed).task, settings('awac', seed).robot)
     with DatasetWriter(folder, identity_of(task)) as writer:
         writer.append(columns)
-    curve = learn(settings('awac', seed, folder, *arguments.set), arguments.online)
+    curve = learn(settings('awac', seed, folder, *arguments.set), arguments.online,
+                  JUDGED_EVERY)
     shutil.rmtree(folder.parent)
     return {'dataset': dataset, 'implementation': 'async_mbrl', 'seed': seed,
             'transitions': len(columns), 'random_return': random_return,
@@ -198,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, columns in (('half_trained', half), ('script', script)):
             runs.append(online(name, seed, columns, random_return, options))
             tell(runs[-1])
-        curve = learn(settings('awac', seed, None, *options.set), options.nothing)
+        curve = learn(settings('awac', seed, None, *options.set), options.nothing,
+                      JUDGED_EVERY)
         runs.append({'dataset': 'none', 'implementation': 'async_mbrl', 'seed': seed,
                      'random_return': random_return, 'data_return': None, 'offline_return': None,
                      'online_curve': curve})

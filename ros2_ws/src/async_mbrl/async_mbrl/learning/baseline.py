@@ -56,7 +56,7 @@ def advantages_and_returns(rollouts: Rollouts, value: ValueNetwork | None,
         value: the baseline, None for the linear one.
         config: discount and lambda.
     """
-    rewards = rollouts.rewards
+    rewards = rollouts.incentives
     if value is None:
         horizon = len(rewards)
         values = linear_baseline(

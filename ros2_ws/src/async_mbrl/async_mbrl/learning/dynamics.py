@@ -69,6 +69,25 @@ class Dynamics(nn.Module, abc.ABC):
                 clamp: bool = True) -> torch.Tensor:
         """Next state (members, rows, state_size), kept within the data seen if ``clamp``."""
 
+    @abc.abstractmethod
+    def normalised_change(self, state: torch.Tensor, action: torch.Tensor,
+                          members: torch.Tensor | None = None) -> torch.Tensor:
+        """Give what the networks say (members, rows, outputs), in units of how the data change."""
+
+    def disagreement(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Say (...) how far the members are apart on states (..., size) and actions (..., size).
+
+        It is the standard deviation of what they predict, in units of how the data change in a
+        step, as a root mean square over the components: near 0 where there were data enough, and
+        the greater the less is known (Pathak et al. 2019, who take the variance). Members must be
+        told apart by it, so that it takes as many predictions as there are members.
+        """
+        rows = [part.reshape(1, -1, part.shape[-1]).expand(self.members, -1, -1)
+                for part in (state, action)]
+        spread = self.normalised_change(*rows).var(0, correction=0).mean(-1)
+        # The root has no slope at 0, where there is nothing to gain.
+        return (spread + 1e-12).sqrt().view(state.shape[:-1])
+
     def architecture(self) -> dict[str, Any]:
         """Describe the ensemble so exactly that equal descriptions have exchangeable tensors."""
         return {'type': f'{self.config.kind}_dynamics', 'task': self.task.name,
@@ -168,11 +187,16 @@ class StructuredDynamics(Dynamics):
     def velocity_change(self, state: torch.Tensor, action: torch.Tensor,
                         members: torch.Tensor | None = None) -> torch.Tensor:
         """Change of joint velocities (members, rows, joints) over one policy step, rad/s."""
+        return self.normalised_change(state, action, members) * self.velocity_scale
+
+    def normalised_change(self, state: torch.Tensor, action: torch.Tensor,
+                          members: torch.Tensor | None = None) -> torch.Tensor:
+        """Change of joint velocities (members, rows, joints) in units of that of the data."""
         task = self.task
         inputs = torch.cat([state[..., :task.velocity.stop], state[..., task.previous_action],
                             action], -1)
         normalised = (inputs - self.input_mean) / self.input_std
-        return self.network(normalised, members) * self.velocity_scale
+        return self.network(normalised, members)
 
 
 class PlainDynamics(Dynamics):
@@ -215,12 +239,12 @@ class PlainDynamics(Dynamics):
         """Squared errors of the change of state, normalised."""
         delta = (next_state - state)[..., :self._learned]
         wanted = (delta - self.delta_mean) / self.delta_std
-        return (self._normalised_change(state, action, members) - wanted).square().mean(-1)
+        return (self.normalised_change(state, action, members) - wanted).square().mean(-1)
 
     def predict(self, state: torch.Tensor, action: torch.Tensor, *,
                 clamp: bool = True) -> torch.Tensor:
         """Next state."""
-        change = self._normalised_change(state, action) * self.delta_std + self.delta_mean
+        change = self.normalised_change(state, action) * self.delta_std + self.delta_mean
         learned = state[..., :self._learned] + change
         if clamp:
             learned = learned.clamp(self.state_lower[:self._learned],
@@ -229,8 +253,9 @@ class PlainDynamics(Dynamics):
             return learned
         return torch.cat([learned, action], -1)
 
-    def _normalised_change(self, state: torch.Tensor, action: torch.Tensor,
-                           members: torch.Tensor | None = None) -> torch.Tensor:
+    def normalised_change(self, state: torch.Tensor, action: torch.Tensor,
+                          members: torch.Tensor | None = None) -> torch.Tensor:
+        """Change of the learned part of the state (members, rows, size), normalised."""
         inputs = torch.cat([state, action], -1)
         return self.network((inputs - self.input_mean) / self.input_std, members)
 

@@ -72,6 +72,15 @@ class Imagination:
             state = self._dynamics.predict(state, action)
         return torch.cat([state, observation[..., size:]], -1)
 
+    def disagreement(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Say (...) how far the members are apart; see :meth:`Dynamics.disagreement`.
+
+        Args:
+            observation: (..., observation_size).
+            action: (..., action_size), in [-1, 1].
+        """
+        return self._dynamics.disagreement(observation[..., :self._task.state_size], action)
+
 
 def _take(rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Give rows (members, rollouts of a member, size) in another order."""

@@ -23,18 +23,30 @@ class Rollouts:
             last.
         actions: (horizon, ..., action_size), as drawn, before they were clipped.
         log_density: (horizon, ...), of these; see :func:`async_mbrl.learning.gaussian.log_density`.
-        rewards: (horizon, ...).
+        rewards: (horizon, ...), as the task gives them.
+        bonus: (horizon, ...), of exploration; 0 where none is wanted.
     """
 
     features: torch.Tensor
     actions: torch.Tensor
     log_density: torch.Tensor
     rewards: torch.Tensor
+    bonus: torch.Tensor
+
+    @property
+    def incentives(self) -> torch.Tensor:
+        """What the policy is to gain (horizon, ...): rewards and bonus."""
+        return self.rewards + self.bonus
 
     @property
     def imagined_return(self) -> float:
-        """Sum of the rewards of a rollout, on average."""
+        """Sum of the rewards of a rollout, on average, without the bonus."""
         return float(self.rewards.sum(0).mean())
+
+    @property
+    def mean_bonus(self) -> float:
+        """Bonus of a step, on average."""
+        return float(self.bonus.mean())
 
 
 # As a decorator, which leaves the mode wherever the generator yields.
@@ -55,7 +67,7 @@ def imagine(imagination: Imagination, task: Any, config: ImaginedConfig, rollout
         work: counts what this costs.
         mix_members: see :meth:`Imagination.advance`.
     """
-    observation = imagination.start(rollouts, config.initial_share)
+    observation = start = imagination.start(rollouts, config.initial_share)
     shape = (config.horizon, *observation.shape[:-1], task.action_size)
     noise = torch.randn(shape, generator=imagination.generator)
     scaled = noise * log_std.exp()
@@ -73,5 +85,11 @@ def imagine(imagination: Imagination, task: Any, config: ImaginedConfig, rollout
     clamped = action.clamp(-1.0, 1.0)
     rewards = (task.reward(torch, torch.stack(observations), clamped)
                - config.excess_cost * (action - clamped).square().sum(-1))
+    bonus = torch.zeros_like(rewards)
+    if config.disagreement_weight:
+        for step, before in enumerate([start, *observations[:-1]]):
+            bonus[step] = config.disagreement_weight * imagination.disagreement(before,
+                                                                                clamped[step])
+            yield from work.add(cost * imagination.members)
     return Rollouts(torch.stack(features), action,
-                    (-0.5 * noise.square() - log_std).sum(-1), rewards)
+                    (-0.5 * noise.square() - log_std).sum(-1), rewards, bonus)

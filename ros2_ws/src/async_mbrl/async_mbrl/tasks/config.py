@@ -49,7 +49,8 @@ class ReachConfig(TaskConfig):
 
     Reward: -velocity_cost |qd|^2 - effort_cost |a|^2 - (d^2 + ln(d^2 + 1e-5)), with d the distance
     over the coordinates of all tool points (Zhang et al. 2019, the reward of the PR2 tasks), times
-    reward_scale.
+    reward_scale. Where it is sparse, 1 at the goal and 0 elsewhere takes the place of what depends
+    on d.
     """
 
     start_half_range: tuple[float, ...] = param(
@@ -64,6 +65,8 @@ class ReachConfig(TaskConfig):
     velocity_cost: float = param('cost of squared joint speeds, 1/(rad/s)^2', minimum=0.0)
     effort_cost: float = param('cost of the squared normalised action', minimum=0.0)
     reward_scale: float = param('factor on the whole reward', minimum=1e-6)
+    sparse: bool = param('whether only being at the goal, by success_distance_m, is rewarded, and '
+                         'not how near it is', False)
     coarse_gain: float = param('gain of the tool error among the features, 1/m', minimum=0.0)
     fine_gain: float = param('gain of the saturating tool error among the features, 1/m',
                              minimum=0.0)

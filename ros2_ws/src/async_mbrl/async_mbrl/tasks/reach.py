@@ -78,11 +78,15 @@ class ReachTask:
         """Reward (...) of having taken action (..., n), normalised, and come to an observation."""
         cost = self.config
         error = next_observation[..., self.tool] - next_observation[..., self.goal]
-        squared = xp.square(error).sum(-1)
         speed = xp.square(next_observation[..., self.velocity]).sum(-1)
         effort = xp.square(action).sum(-1)
-        return cost.reward_scale * (-cost.velocity_cost * speed - cost.effort_cost * effort
-                                    - squared - xp.log(squared + 1e-5))
+        costs = -cost.velocity_cost * speed - cost.effort_cost * effort
+        if cost.sparse:
+            points = xp.square(error.reshape((*error.shape[:-1], -1, 3))).sum(-1)
+            arrived = xp.sqrt(points).mean(-1) < cost.success_distance_m
+            return cost.reward_scale * (costs + 1.0 * arrived)
+        squared = xp.square(error).sum(-1)
+        return cost.reward_scale * (costs - squared - xp.log(squared + 1e-5))
 
     def features(self, xp: Any, observation: Any, state_mean: Any, state_std: Any) -> Any:
         """Input (..., feature_size) of policy and value.

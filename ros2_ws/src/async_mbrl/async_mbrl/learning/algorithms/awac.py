@@ -18,6 +18,7 @@ from torch import nn
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam
 from async_mbrl.learning.buffer import Samples
+from async_mbrl.learning.curiosity import make_curiosity
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.gaussian import log_density
 from async_mbrl.learning.policy import HALF_LOG_TWO_PI, Policy
@@ -44,6 +45,7 @@ class Awac(nn.Module):
         self._critic_optimizer = Adam(self.critics.parameters(), config.critic_learning_rate)
         self._policy_optimizer = Adam(self.policy.parameters(), config.policy_learning_rate,
                                       config.policy_weight_decay)
+        self.curiosity = make_curiosity(config, task, generator)
         self._scalars: dict[str, float] = {}
 
     @property
@@ -58,11 +60,15 @@ class Awac(nn.Module):
 
     def identity(self) -> dict[str, Any]:
         """Give the settings that must be equal for a checkpoint to fit."""
-        return {'critic_hidden': list(self.config.critic_hidden)}
+        return {'critic_hidden': list(self.config.critic_hidden),
+                'curious': self.curiosity is not None}
 
     def optimizers(self) -> dict[str, Adam]:
         """Optimisers by name, for a checkpoint."""
-        return {'critics': self._critic_optimizer, 'policy': self._policy_optimizer}
+        optimizers = {'critics': self._critic_optimizer, 'policy': self._policy_optimizer}
+        if self.curiosity is not None:
+            optimizers['curiosity'] = self.curiosity.optimizer
+        return optimizers
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update.
@@ -71,12 +77,15 @@ class Awac(nn.Module):
         batch. ``clipped_share``: share of the weights that are the greatest one allowed.
         ``log_likelihood``: log density of the actions in the data, their mean, nat.
         """
-        return self._scalars
+        return self._scalars if self.curiosity is None else {**self._scalars,
+                                                             **self.curiosity.scalars}
 
     def update(self, experience: Experience) -> None:
         """Improve policy and critics once."""
-        self.improve(experience.draw(self.config.batch, self.config.offline_share),
-                     experience.generator)
+        samples = experience.draw(self.config.batch, self.config.offline_share)
+        if self.curiosity is not None:
+            samples = self.curiosity.reward(samples, self.policy)
+        self.improve(samples, experience.generator)
 
     def improve(self, samples: Samples, generator: torch.Generator) -> None:
         """Take one gradient step on each, with transitions (rows, ...)."""

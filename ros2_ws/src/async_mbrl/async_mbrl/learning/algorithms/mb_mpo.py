@@ -69,7 +69,7 @@ class MbMpo(nn.Module):
         for index, parameter in enumerate(self.policy.learned()):
             self.register_buffer(f'adapted{index}', _copies(parameter, config.tasks).clone())
         self._return_before = 0.0
-        self._return = 0.0
+        self._return = self._bonus = 0.0
         self._step = trust_region.REJECTED
 
     @property
@@ -119,7 +119,7 @@ class MbMpo(nn.Module):
             adapted = self.adapt(before)
         rollouts = yield from self._imagine(imagination, adapted, work)
         after = self.steps_of(rollouts)
-        self._return = rollouts.imagined_return
+        self._return, self._bonus = rollouts.imagined_return, rollouts.mean_bonus
 
         stride = self.config.trust_region.curvature_stride
         some_before, some_after = (steps.every(stride, self.config.rollouts)
@@ -145,6 +145,7 @@ class MbMpo(nn.Module):
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
         return {'imagined_return': self._return, 'imagined_return_before': self._return_before,
+                'exploration_bonus': self._bonus,
                 'action_std': float(self.policy.log_std.detach().exp().mean()),
                 'step_share': self._step.share, 'step_divergence': self._step.divergence,
                 'acting_task': float(self.acting_task)}
@@ -198,7 +199,7 @@ class MbMpo(nn.Module):
         config, tasks = self.config, self.config.tasks
         horizon = config.horizon
         features = rollouts.features.view(horizon + 1, tasks, config.rollouts, -1)
-        rewards = rollouts.rewards.view(horizon, tasks, config.rollouts)
+        rewards = rollouts.incentives.view(horizon, tasks, config.rollouts)
         values = linear_baseline(features, rewards, config.discount)
         advantages = _by_task(
             lambda_returns(rewards, values, config.discount, config.trace) - values[:-1])

@@ -8,6 +8,7 @@ same time, and the newest one is taken.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Mbpo(nn.Module):
         self.actor_critic = SoftActorCritic(config, network, task, generator)
         self.imagined = ImaginedBuffer(config.imagined_capacity, task)
         self.register_buffer('since_rollouts', torch.zeros((), dtype=torch.long))
-        self._reward = 0.0
+        self._reward = self._bonus = 0.0
 
     @property
     def policy(self) -> Policy:
@@ -75,13 +76,14 @@ class Mbpo(nn.Module):
         self.since_rollouts += 1
         real = round(config.real_share * config.batch)
         rows = torch.randint(len(imagination.buffer), (real,), generator=generator)
-        batch = together(imagination.buffer.samples(rows),
-                          self.imagined.draw(config.batch - real, generator))
+        batch = together(self._with_bonus(imagination, imagination.buffer.samples(rows)),
+                         self.imagined.draw(config.batch - real, generator))
         self.actor_critic.improve(batch, generator)
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
-        return {**self.actor_critic.scalars, 'imagined_reward': self._reward}
+        return {**self.actor_critic.scalars, 'imagined_reward': self._reward,
+                'exploration_bonus': self._bonus}
 
     @torch.no_grad()
     def _branch(self, imagination: Imagination) -> None:
@@ -89,7 +91,7 @@ class Mbpo(nn.Module):
         config, generator = self.config, imagination.generator
         observation = imagination.start(config.rollouts, initial_share=0.0)
         alive = torch.ones(observation.shape[:-1], dtype=torch.bool)
-        rewards = []
+        rewards, bonuses = [], []
         for _ in range(config.length(imagination.buffer.next_number)):
             noise = torch.randn(*observation.shape[:-1], self._task.action_size,
                                 generator=generator)
@@ -97,10 +99,26 @@ class Mbpo(nn.Module):
             following = imagination.advance(observation, action, mix_members=True)
             reward = self._task.reward(torch, following, action)
             ended = torch.from_numpy(self._task.terminated(following.numpy()))
-            self.imagined.append(Samples(observation[alive], action[alive], following[alive],
-                                         reward[alive], ended[alive].float()))
-            rewards.append(reward[alive])
+            step = Samples(observation[alive], action[alive], following[alive], reward[alive],
+                           ended[alive].float())
+            rewards.append(step.reward)
+            step = self._with_bonus(imagination, step)
+            self.imagined.append(step)
+            bonuses.append(step.reward - rewards[-1])
             alive &= ~ended
             observation = following
         self._reward = float(torch.cat(rewards).mean())
+        self._bonus = float(torch.cat(bonuses).mean())
+
+    @torch.no_grad()
+    def _with_bonus(self, imagination: Imagination, samples: Samples) -> Samples:
+        """Give the transitions with the bonus for disagreement among their rewards.
+
+        What is kept has that of when it was imagined; the model has learned since.
+        """
+        weight = self.config.disagreement_weight
+        if not weight:
+            return samples
+        bonus = weight * imagination.disagreement(samples.observation, samples.action)
+        return replace(samples, reward=samples.reward + bonus)
 

@@ -38,7 +38,7 @@ class MePpo(nn.Module):
         self._policy_optimizer = Adam(self.policy.learned(), config.policy_learning_rate)
         self._value_optimizer = Adam([] if self.value is None else self.value.parameters(),
                                      config.value_learning_rate)
-        self._return = 0.0
+        self._return = self._bonus = 0.0
         self._value_loss = 0.0
 
     @property
@@ -67,7 +67,7 @@ class MePpo(nn.Module):
         rollouts = yield from imagine(
             imagination, self._task, config, config.rollouts, self.policy, self.policy.unsquashed,
             self.policy.log_std, work, mix_members=config.mix_members)
-        self._return = rollouts.imagined_return
+        self._return, self._bonus = rollouts.imagined_return, rollouts.mean_bonus
         advantages, returns = advantages_and_returns(rollouts, self.value, config)
         steps = torch.cat([
             rollouts.features[:-1].flatten(0, -2), rollouts.actions.flatten(0, -2),
@@ -83,7 +83,8 @@ class MePpo(nn.Module):
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
-        return {'imagined_return': self._return, 'value_loss': self._value_loss,
+        return {'imagined_return': self._return, 'exploration_bonus': self._bonus,
+                'value_loss': self._value_loss,
                 'action_std': float(self.policy.log_std.detach().exp().mean())}
 
     def _improve(self, features: torch.Tensor, actions: torch.Tensor, then: torch.Tensor,

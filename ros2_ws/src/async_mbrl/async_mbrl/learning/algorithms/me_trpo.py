@@ -39,7 +39,7 @@ class MeTrpo(nn.Module):
         self.value = make_value(config, task, generator)
         self._value_optimizer = Adam([] if self.value is None else self.value.parameters(),
                                      config.value_learning_rate)
-        self._return = 0.0
+        self._return = self._bonus = 0.0
         self._value_loss = 0.0
         self._step = trust_region.REJECTED
 
@@ -67,7 +67,7 @@ class MeTrpo(nn.Module):
         rollouts = yield from imagine(
             imagination, self._task, config, config.rollouts, self.policy, self.policy.unsquashed,
             self.policy.log_std, work, mix_members=config.mix_members)
-        self._return = rollouts.imagined_return
+        self._return, self._bonus = rollouts.imagined_return, rollouts.mean_bonus
         advantages, returns = (value.flatten() for value in advantages_and_returns(
             rollouts, self.value, config))
         features = rollouts.features[:-1].flatten(0, -2)
@@ -98,7 +98,8 @@ class MeTrpo(nn.Module):
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
-        return {'imagined_return': self._return, 'value_loss': self._value_loss,
+        return {'imagined_return': self._return, 'exploration_bonus': self._bonus,
+                'value_loss': self._value_loss,
                 'action_std': float(self.policy.log_std.detach().exp().mean()),
                 'step_share': self._step.share, 'step_divergence': self._step.divergence}
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam
+from async_mbrl.learning.curiosity import make_curiosity
 from async_mbrl.learning.experience import EVENLY, Experience
 from async_mbrl.learning.policy import Policy
 from async_mbrl.learning.settings import SacConfig
@@ -28,6 +29,7 @@ class Sac(nn.Module):
         super().__init__()
         self.config = config
         self.actor_critic = SoftActorCritic(config, network, task, generator)
+        self.curiosity = make_curiosity(config, task, generator)
 
     @property
     def policy(self) -> Policy:
@@ -46,16 +48,24 @@ class Sac(nn.Module):
 
     def identity(self) -> dict[str, Any]:
         """Give the settings that must be equal for a checkpoint to fit."""
-        return {'critic_hidden': list(self.config.critic_hidden)}
+        return {'critic_hidden': list(self.config.critic_hidden),
+                'curious': self.curiosity is not None}
 
     def optimizers(self) -> dict[str, Adam]:
         """Optimisers by name, for a checkpoint."""
-        return self.actor_critic.optimizers
+        if self.curiosity is None:
+            return self.actor_critic.optimizers
+        return {**self.actor_critic.optimizers, 'curiosity': self.curiosity.optimizer}
 
     def update(self, experience: Experience) -> None:
         """Improve the policy once."""
-        self.actor_critic.improve(experience.draw(self.config.batch, EVENLY), experience.generator)
+        samples = experience.draw(self.config.batch, EVENLY)
+        if self.curiosity is not None:
+            samples = self.curiosity.reward(samples, self.policy)
+        self.actor_critic.improve(samples, experience.generator)
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
-        return self.actor_critic.scalars
+        if self.curiosity is None:
+            return self.actor_critic.scalars
+        return {**self.actor_critic.scalars, **self.curiosity.scalars}

@@ -38,7 +38,7 @@ class Svg(nn.Module):
         self._policy_optimizer = Adam(self.policy.parameters(), config.policy_learning_rate)
         self._value_optimizer = Adam(self.value.parameters(), config.value_learning_rate)
         self._discounts = config.discount ** torch.arange(config.horizon)[:, None, None]
-        self._return = 0.0
+        self._return = self._bonus = 0.0
         self._value_loss = 0.0
         self._gradient_norm = 0.0
 
@@ -63,16 +63,17 @@ class Svg(nn.Module):
     def update(self, imagination: Imagination) -> None:
         """Improve the policy and the value once."""
         config = self.config
-        features, rewards = self._imagine(imagination)
+        features, rewards, bonus = self._imagine(imagination)
+        incentives = rewards + bonus
         terminal = config.discount ** config.horizon * self.target(features[-1])
-        objective = (self._discounts * rewards).sum(0) + terminal
+        objective = (self._discounts * incentives).sum(0) + terminal
         gradients = torch.autograd.grad(-objective.mean() / config.horizon,
                                         self._policy_optimizer.parameters)
         norm = clip_norm(gradients, config.gradient_norm)
         self._policy_optimizer.step(gradients)
 
-        features, rewards = features.detach(), rewards.detach()
-        targets = lambda_returns(rewards, self.target(features), config.discount, config.trace)
+        features, incentives = features.detach(), incentives.detach()
+        targets = lambda_returns(incentives, self.target(features), config.discount, config.trace)
         value_loss = nn.functional.mse_loss(self.value(features[:-1]), targets)
         gradients = torch.autograd.grad(value_loss, self._value_optimizer.parameters)
         clip_norm(gradients, config.value_gradient_norm)
@@ -82,19 +83,22 @@ class Svg(nn.Module):
             for slow, fast, rate in ((self.target, self.value, config.target_rate),
                                      (self.average, self.policy, config.average)):
                 torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
-        self._return = float(rewards.sum(0).mean())
+        self._return = float(rewards.detach().sum(0).mean())
+        self._bonus = float(bonus.detach().mean())
         self._value_loss = float(value_loss.detach())
         self._gradient_norm = float(norm)
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
-        return {'imagined_return': self._return, 'value_loss': self._value_loss,
+        return {'imagined_return': self._return, 'exploration_bonus': self._bonus,
+                'value_loss': self._value_loss,
                 'gradient_norm': self._gradient_norm}
 
-    def _imagine(self, imagination: Imagination) -> tuple[torch.Tensor, torch.Tensor]:
-        """Roll out with gradients: features (horizon + 1, ...), rewards (horizon, ...)."""
+    def _imagine(self, imagination: Imagination) -> tuple[torch.Tensor, torch.Tensor,
+                                                          torch.Tensor]:
+        """Give features (horizon + 1, ...), rewards and bonus (horizon, ...), with gradients."""
         config, policy = self.config, self.policy
-        observation = imagination.start(config.rollouts, config.initial_share)
+        observation = start = imagination.start(config.rollouts, config.initial_share)
         shape = (config.horizon, *observation.shape[:-1], self._task.action_size)
         noise = config.action_std * torch.randn(shape, generator=imagination.generator)
         features, actions, observations = [policy.features(observation)], [], []
@@ -105,4 +109,8 @@ class Svg(nn.Module):
             observations.append(observation)
             features.append(policy.features(observation))
         rewards = self._task.reward(torch, torch.stack(observations), torch.stack(actions))
-        return torch.stack(features), rewards
+        bonus = torch.zeros_like(rewards)
+        if config.disagreement_weight:
+            bonus = config.disagreement_weight * imagination.disagreement(
+                torch.stack([start, *observations[:-1]]), torch.stack(actions))
+        return torch.stack(features), rewards, bonus

@@ -8,10 +8,11 @@ from typing import ClassVar
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.network import LOG_STD_RANGE, PolicyNetworkConfig
 from async_mbrl.learning.settings.actor_critic import ActorCriticConfig
+from async_mbrl.learning.settings.curiosity import CuriosityConfig
 
 
 @dataclass(frozen=True)
-class AwacConfig(ActorCriticConfig):
+class AwacConfig(ActorCriticConfig, CuriosityConfig):
     """Advantage-weighted actor-critic on offline data, on the transitions of the robot, or both."""
 
     NEEDS_MODEL: ClassVar[bool] = False

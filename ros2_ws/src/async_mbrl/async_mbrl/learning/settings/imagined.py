@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.network import LOG_STD_RANGE, PolicyNetworkConfig
-from async_mbrl.learning.settings.base import ImprovementConfig
+from async_mbrl.learning.settings.disagreement import DisagreementConfig
 
 
 @dataclass(frozen=True)
-class ImaginedConfig(ImprovementConfig):
+class ImaginedConfig(DisagreementConfig):
     """Imagined rollouts of a Gaussian policy, and their advantages."""
 
     NAME: ClassVar[str]

@@ -30,6 +30,7 @@ class MbMpoConfig(ImaginedConfig):
 
     def check_model(self, model: ModelConfig) -> None:
         """Refuse tasks that the members cannot share evenly."""
+        super().check_model(model)
         if self.tasks % model.members:
             raise ConfigError(
                 f'improvement.tasks: {self.tasks} tasks cannot be shared evenly by {model.members} '

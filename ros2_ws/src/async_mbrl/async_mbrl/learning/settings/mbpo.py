@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from async_mbrl.core.config import ConfigError, param
+from async_mbrl.learning.settings.disagreement import DisagreementConfig
 from async_mbrl.learning.settings.sac import SoftActorCriticConfig
 
 
 @dataclass(frozen=True)
-class MbpoConfig(SoftActorCriticConfig):
+class MbpoConfig(SoftActorCriticConfig, DisagreementConfig):
     """Soft actor-critic, mostly on short rollouts imagined from states of the robot."""
 
     NAME: ClassVar[str] = 'mbpo'

@@ -8,6 +8,7 @@ from typing import ClassVar
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.network import LOG_STD_RANGE, PolicyNetworkConfig
 from async_mbrl.learning.settings.actor_critic import ActorCriticConfig
+from async_mbrl.learning.settings.curiosity import CuriosityConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SoftActorCriticConfig(ActorCriticConfig):
 
 
 @dataclass(frozen=True)
-class SacConfig(SoftActorCriticConfig):
+class SacConfig(SoftActorCriticConfig, CuriosityConfig):
     """Soft actor-critic on the transitions of the robot alone."""
 
     NAME: ClassVar[str] = 'sac'

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from async_mbrl.core.config import param
-from async_mbrl.learning.settings.base import ImprovementConfig
+from async_mbrl.learning.settings.disagreement import DisagreementConfig
 
 
 @dataclass(frozen=True)
-class SvgConfig(ImprovementConfig):
+class SvgConfig(DisagreementConfig):
     """Stochastic value gradients: the return of imagined rollouts, differentiated."""
 
     rollouts: int = param('imagined rollouts of an update, shared evenly by the members', 100,
