@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from async_mbrl.control.exploration import CorrelatedNoise, log_slope_of_tanh
+from async_mbrl.control.exploration import CorrelatedNoise, log_slope_of_tanh, noise_process
 from async_mbrl.control.policy import SQUASHES, NumpyPolicy, PolicyParameters
 from async_mbrl.core.network import PolicyNetworkConfig
 
@@ -80,15 +80,15 @@ class BlendedPolicy:
         parameters = self.parameters
         if parameters is None:
             raise RuntimeError('the policy has no parameters')
-        correlation = parameters.exploration_correlation
+        process = noise_process(parameters.exploration_correlation, parameters.exploration_color)
         if not self._network.stochastic:
             std = parameters.exploration_std
-            action, log_density = noise.draw(std, correlation)
+            action, log_density = noise.draw(std, process)
             action += self.mean(observation, time_s)
             SQUASHES['clip'](action)
             return action, log_density, std
         mean, stds = self._distribution(observation, time_s)
-        action, log_density = noise.draw_each(stds, correlation)
+        action, log_density = noise.draw_each(stds, process)
         action += mean
         if self._network.squash == 'tanh':
             log_density -= log_slope_of_tanh(action)

@@ -9,7 +9,7 @@ import numpy as np
 
 from async_mbrl.control.applied import AppliedAction
 from async_mbrl.control.blend import BlendedPolicy
-from async_mbrl.control.exploration import CorrelatedNoise
+from async_mbrl.control.exploration import CorrelatedNoise, noise_process
 from async_mbrl.control.filter import NON_FINITE_LIMIT
 from async_mbrl.control.kinds import Start
 from async_mbrl.control.move import Progress
@@ -123,6 +123,8 @@ class EpisodeRunner:
     def set_policy(self, parameters: PolicyParameters) -> None:
         """Hand over a policy; it is swapped in at the next tick that allows it."""
         self._pending = parameters
+        # A new process has to be computed: rather now than in the first step that draws from it.
+        noise_process(parameters.exploration_correlation, parameters.exploration_color)
 
     def set_plan(self, plan: Plan) -> None:
         """Hand over a plan, which replaces the one before.

@@ -17,7 +17,7 @@ from async_mbrl.core.network import (
 )
 from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
 
-_HEADER = struct.Struct('<IxxxxQddq')
+_HEADER = struct.Struct('<IxxxxQddddq')
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class PolicyParameters:
     state_std: np.ndarray
     exploration_std: float
     exploration_correlation: float
+    exploration_color: float = 0.0
+    parameter_noise_std: float = 0.0
     publish_time_ns: int = 0
     log_std: np.ndarray | None = None
     """(n,), of a policy with a state-independent distribution."""
@@ -66,7 +68,8 @@ class PolicyParameters:
         if not np.all(std > 0):
             raise SnapshotError(f'snapshot {snapshot.version}: state_std is not positive')
         return cls(snapshot.version, tuple(weights), tuple(biases), mean, std,
-                   snapshot.exploration_std, snapshot.exploration_correlation, publish_time_ns,
+                   snapshot.exploration_std, snapshot.exploration_correlation,
+                   snapshot.exploration_color, snapshot.parameter_noise_std, publish_time_ns,
                    log_std)
 
 
@@ -115,12 +118,14 @@ class PolicyLayout:
                                 f'expected {self._shapes}')
         header = _HEADER.pack(parameters.version.incarnation, parameters.version.counter,
                               parameters.exploration_std, parameters.exploration_correlation,
+                              parameters.exploration_color, parameters.parameter_noise_std,
                               parameters.publish_time_ns)
         return header + b''.join(tensor.astype('<f4').tobytes() for tensor in tensors)
 
     def unpack(self, block: bytes) -> PolicyParameters:
         """Give the parameters of bytes, as views without a copy."""
-        incarnation, counter, std, correlation, publish_time_ns = _HEADER.unpack_from(block)
+        (incarnation, counter, std, correlation, color, parameter_noise_std,
+         publish_time_ns) = _HEADER.unpack_from(block)
         flat = np.frombuffer(block, '<f4', offset=_HEADER.size)
         tensors, begin = [], 0
         for shape in self._shapes:
@@ -130,8 +135,8 @@ class PolicyLayout:
         layers, (mean, scale, *log_std) = (tensors[:self._layer_tensors],
                                            tensors[self._layer_tensors:])
         return PolicyParameters(Version(incarnation, counter), tuple(layers[::2]),
-                                tuple(layers[1::2]), mean, scale, std, correlation,
-                                publish_time_ns, *log_std)
+                                tuple(layers[1::2]), mean, scale, std, correlation, color,
+                                parameter_noise_std, publish_time_ns, *log_std)
 
 
 def _silu(x: np.ndarray) -> None:

@@ -23,6 +23,12 @@ MAXIMUM_BYTES = 256 * 1024 * 1024
 HEADER_BYTES = 64 * 1024
 """Most bytes of a snapshot besides its tensors: their names, and what it says of itself."""
 
+MOST_COLOR = 2.0
+"""Exponent of the spectrum of red noise."""
+
+MOST_PARAMETER_NOISE_STD = 10.0
+"""Far beyond what any distance between actions takes; weights stay finite."""
+
 KINDS = ('model', 'policy')
 
 _QUOTED = 200
@@ -59,6 +65,8 @@ class Snapshot:
     model_version: Version = NO_VERSION
     exploration_std: float = 0.0
     exploration_correlation: float = 0.0
+    exploration_color: float = 0.0
+    parameter_noise_std: float = 0.0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,6 +101,8 @@ def encode(snapshot: Snapshot) -> bytes:
         'model_version': list(snapshot.model_version),
         'exploration_std': snapshot.exploration_std,
         'exploration_correlation': snapshot.exploration_correlation,
+        'exploration_color': snapshot.exploration_color,
+        'parameter_noise_std': snapshot.parameter_noise_std,
         'extra': dict(snapshot.extra),
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in snapshot.tensors.items()}
@@ -142,9 +152,16 @@ def decode(data: bytes, *, maximum_bytes: int = MAXIMUM_BYTES,
         if not np.all(np.isfinite(tensor)):
             raise SnapshotError(
                 f'snapshot {snapshot.version}: tensor {name[:_QUOTED]} is not finite')
-    if not (np.isfinite(snapshot.exploration_std) and 0 <= snapshot.exploration_std <= 1
-            and 0 <= snapshot.exploration_correlation < 1):
+    # Nothing that is not a number is between two others.
+    if not (0 <= snapshot.exploration_std <= 1 and 0 <= snapshot.exploration_correlation < 1):
         raise SnapshotError('snapshot has exploration outside [0, 1]')
+    if not (0 <= snapshot.exploration_color <= MOST_COLOR
+            and 0 <= snapshot.parameter_noise_std <= MOST_PARAMETER_NOISE_STD):
+        raise SnapshotError(
+            f'snapshot has an exploration_color outside [0, {MOST_COLOR}] or a '
+            f'parameter_noise_std outside [0, {MOST_PARAMETER_NOISE_STD}]')
+    if snapshot.exploration_correlation and snapshot.exploration_color:
+        raise SnapshotError('snapshot has both a correlation and a color of its exploration')
     return snapshot
 
 
@@ -196,6 +213,8 @@ def _parse(data: bytes) -> tuple[Snapshot, str, str]:
             model_version=_version(about['model_version']),
             exploration_std=_number(about['exploration_std']),
             exploration_correlation=_number(about['exploration_correlation']),
+            exploration_color=_number(about['exploration_color']),
+            parameter_noise_std=_number(about['parameter_noise_std']),
             extra=dict(about['extra']),
         )
         # Here, since it too fails on what is nested too deeply.

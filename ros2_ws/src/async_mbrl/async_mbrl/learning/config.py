@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.network import MOST_LAYERS
+from async_mbrl.core.snapshot import MOST_COLOR
 
 
 @dataclass(frozen=True)
@@ -74,4 +75,12 @@ class ExplorationConfig:
                                    minimum=1e-3)
     correlation: float = param('AR(1) coefficient of the noise from step to step', 0.7,
                                minimum=0.0, maximum=0.999)
+    color: float = param('exponent of a noise whose power spectrum falls as 1 / frequency^color, '
+                         'in place of the correlation: 1 is pink, 2 red; 0: off', 0.0, minimum=0.0,
+                         maximum=MOST_COLOR)
     initial_steps: int = param('transitions during which the initial noise is kept', 30, minimum=0)
+
+    def __post_init__(self) -> None:
+        if self.correlation and self.color:
+            raise ConfigError(f'color: {self.color}, but correlation is {self.correlation}; noise '
+                              'has one or the other: set one of them to 0')

@@ -252,6 +252,7 @@ class PolicyLearner(Worker):
             updates=self.updates, model_version=self._model_version,
             exploration_std=self._exploration_std(),
             exploration_correlation=self._exploration.correlation,
+            exploration_color=self._exploration.color,
             extra=self.algorithm.about if isinstance(self.algorithm, ActsByEpisode) else {})
 
     def metrics(self) -> dict[str, float]:

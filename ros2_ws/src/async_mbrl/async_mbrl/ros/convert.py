@@ -163,6 +163,8 @@ def snapshot_to_messages(snapshot: Snapshot, publisher_id: str,
             model_version=version_to_message(snapshot.model_version),
             exploration_std=float(snapshot.exploration_std),
             exploration_correlation=float(snapshot.exploration_correlation),
+            exploration_color=float(snapshot.exploration_color),
+            parameter_noise_std=float(snapshot.parameter_noise_std),
             publish_time_ns=time.time_ns(),
             data=array.array('B', data[part * PART_BYTES:(part + 1) * PART_BYTES]))
         message.header.stamp = stamp

@@ -42,7 +42,8 @@ def policy(counter: int = 1, hidden: tuple[int, ...] = (8,)) -> Snapshot:
         tensors[f'layer{layer}.bias'] = rng.normal(size=outputs)
     return Snapshot('policy', Version(1, counter), policy_architecture(network, task),
                     {name: value.astype(np.float32) for name, value in tensors.items()},
-                    exploration_std=0.3, exploration_correlation=0.5, updates=3)
+                    exploration_std=0.3, exploration_color=0.5 * (counter % 2),
+                    parameter_noise_std=0.1, updates=3)
 
 
 LARGE = (256, 256)
@@ -157,9 +158,12 @@ def flaw_of(architecture: dict[str, Any], wanted: dict[str, list[int]], data: by
             return 'counts'
         if max(numbers[0], numbers[2]) >= 2**32 or max(numbers) >= 2**64:
             return 'counts too large'
-        std, correlation = about['exploration_std'], about['exploration_correlation']
-        if any(type(value) not in (int, float) for value in (std, correlation)) or not (
-                0 <= std <= 1 and 0 <= correlation < 1):
+        std, correlation, color, scale = exploration = [about[name] for name in (
+            'exploration_std', 'exploration_correlation', 'exploration_color',
+            'parameter_noise_std')]
+        if any(type(value) not in (int, float) for value in exploration) or not (
+                0 <= std <= 1 and 0 <= correlation < 1 and 0 <= color <= 2 and 0 <= scale <= 10
+                and 0 in (correlation, color)):
             return 'exploration'
         if not isinstance(about['extra'], dict):
             return 'extra'

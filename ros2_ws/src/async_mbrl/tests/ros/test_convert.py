@@ -110,7 +110,7 @@ def snapshot(counter: int = 1, size: int = 400_000, value: float | None = None) 
         weight[size // 2] = value
     return Snapshot('policy', Version(1, counter), ARCHITECTURE, {'weight': weight},
                     trained_on_transitions=10, updates=3, model_version=Version(1, 5),
-                    exploration_std=0.25, exploration_correlation=0.5)
+                    exploration_std=0.25, exploration_color=0.5, parameter_noise_std=0.125)
 
 
 def messages(made: Snapshot) -> list[Any]:
@@ -134,7 +134,10 @@ def test_parts_make_the_snapshot_in_any_order(random: Any) -> None:
     assert unfinished == [None] * 6
     assert found is not None
     np.testing.assert_array_equal(found.tensors['weight'], made.tensors['weight'])
-    assert (found.version, found.model_version, found.updates) == (Version(1, 1), Version(1, 5), 3)
+    assert dataclasses.replace(found, tensors={}) == dataclasses.replace(made, tensors={})
+    for part in parts:
+        assert (part.exploration_std, part.exploration_correlation, part.exploration_color,
+                part.parameter_noise_std) == (0.25, 0.0, 0.5, 0.125)
 
 
 def test_a_small_snapshot_is_one_message() -> None:
@@ -211,6 +214,7 @@ def test_a_part_that_is_larger_than_parts_are_is_refused() -> None:
     (dataclasses.replace(snapshot(size=3), architecture={'type': 'other'}), 'architecture'),
     (snapshot(size=3, value=float('nan')), 'not finite'),
     (dataclasses.replace(snapshot(size=3), exploration_std=7.0), 'exploration'),
+    (dataclasses.replace(snapshot(size=3), parameter_noise_std=-1.0), 'parameter_noise_std'),
 ])
 def test_a_foreign_or_unusable_snapshot_is_refused(made: Snapshot, says: str) -> None:
     with pytest.raises(SnapshotError, match=says):

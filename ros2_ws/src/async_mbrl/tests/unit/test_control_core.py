@@ -18,7 +18,6 @@ from control_rig import (
 from filter_rig import Checks, SimpleArm
 
 from async_mbrl.control.core import ControlCore
-from async_mbrl.control.exploration import CorrelatedNoise
 from async_mbrl.control.impedance import MOST_ERROR_RAD
 from async_mbrl.control.move import PEAK_SPEED, SETTLE_SHARE, MinimumJerkMove
 from async_mbrl.control.policy import PolicyLayout, PolicyParameters
@@ -141,36 +140,6 @@ def test_learning_explores_and_evaluation_does_not():
     bench.until(StepKind.END)
     assert not np.any([event.action_requested for event in bench.events
                        if event.kind == StepKind.STEP])
-
-
-def test_same_seed_same_noise():
-    noise = CorrelatedNoise(JOINTS)
-    noise.restart(7)
-    first = [noise.draw(0.5, 0.6) for _ in range(5)]
-    noise.restart(7)
-    for (one, density), (other, same_density) in zip(first, [noise.draw(0.5, 0.6)
-                                                             for _ in range(5)], strict=True):
-        assert np.array_equal(one, other)
-        assert density == same_density
-
-
-def test_noise_has_the_stationary_deviation_and_the_density_of_its_process():
-    std, correlation = 0.3, 0.7
-    noise = CorrelatedNoise(JOINTS)
-    noise.restart(1)
-    drawn = [noise.draw(std, correlation) for _ in range(20_000)]
-    values = np.array([value for value, _ in drawn])
-    assert values.std() == pytest.approx(std, rel=0.03)
-    assert np.mean(values[1:] * values[:-1]) / std**2 == pytest.approx(correlation, abs=0.02)
-
-    def density(value, mean, deviation):
-        return np.sum(-0.5 * ((value - mean) / deviation)**2
-                      - np.log(deviation * np.sqrt(2 * np.pi)))
-
-    assert drawn[0][1] == pytest.approx(density(values[0], 0.0, std))
-    for k in (1, 2, 1000):
-        wanted = density(values[k], correlation * values[k - 1], std * np.sqrt(1 - correlation**2))
-        assert drawn[k][1] == pytest.approx(wanted)
 
 
 def test_policy_is_swapped_between_ticks_but_never_during_an_evaluation():
@@ -551,14 +520,15 @@ def test_policy_survives_its_layout():
     tensors = {name: rng.normal(size=tensor.shape).astype(np.float32)
                for name, tensor in snapshot.tensors.items()}
     tensors['state_std'] = np.abs(tensors['state_std']) + 0.1
-    parameters = PolicyParameters.from_snapshot(make_snapshot(
-        task, Version(3, 9), std=0.2, correlation=0.4, **tensors), 123)
+    parameters = PolicyParameters.from_snapshot(dataclasses.replace(
+        snapshot, tensors=tensors, exploration_color=1.5, parameter_noise_std=0.03), 123)
     layout = PolicyLayout(task, NETWORK)
     block = layout.pack(parameters)
     assert len(block) == layout.size
     again = layout.unpack(block)
     assert (again.version, again.exploration_std, again.exploration_correlation,
-            again.publish_time_ns) == (Version(3, 9), 0.2, 0.4, 123)
+            again.exploration_color, again.parameter_noise_std,
+            again.publish_time_ns) == (Version(3, 9), 0.2, 0.4, 1.5, 0.03, 123)
     for one, other in zip(parameters.weights + parameters.biases, again.weights + again.biases,
                           strict=True):
         assert np.array_equal(one, other)

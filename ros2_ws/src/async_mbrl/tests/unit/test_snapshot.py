@@ -29,7 +29,7 @@ SNAPSHOT = Snapshot(
     'policy', Version(2, 7), ARCHITECTURE,
     {'weight': np.arange(6, dtype=np.float32).reshape(2, 3), 'bias': np.zeros(2, np.float32)},
     trained_on_transitions=40, updates=9, model_version=Version(2, 3), exploration_std=0.3,
-    exploration_correlation=0.6, extra={'note': 'text'})
+    exploration_correlation=0.6, parameter_noise_std=0.02, extra={'note': 'text'})
 
 versions = st.builds(Version, st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
 plain = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
@@ -42,12 +42,19 @@ snapshots_of_any_kind = st.builds(
                       elements=st.floats(-1e3, 1e3, width=32)), max_size=3),
     trained_on_transitions=st.integers(0, 2**53), updates=st.integers(0, 2**53),
     model_version=versions, exploration_std=st.floats(0, 1),
-    exploration_correlation=st.floats(0, 1, exclude_max=True),
+    parameter_noise_std=st.floats(0, 10),
     extra=st.dictionaries(st.text(), plain, max_size=2))
 
 
-@given(snapshots_of_any_kind)
-def test_a_snapshot_survives_the_round_trip(given_snapshot: Snapshot) -> None:
+process = st.one_of(
+    st.fixed_dictionaries({'exploration_correlation': st.floats(0, 1, exclude_max=True)}),
+    st.fixed_dictionaries({'exploration_color': st.floats(0, 2)}))
+
+
+@given(snapshots_of_any_kind, process)
+def test_a_snapshot_survives_the_round_trip(given_snapshot: Snapshot,
+                                            process: dict[str, float]) -> None:
+    given_snapshot = dataclasses.replace(given_snapshot, **process)
     data = encode(given_snapshot)
     found = decode(data, expected_checksum=checksum(data), expected_kind=given_snapshot.kind,
                    expected_architecture=given_snapshot.architecture)
@@ -101,10 +108,18 @@ def test_parameters_that_are_not_finite_are_refused(value: float) -> None:
 
 @pytest.mark.parametrize('change', [
     {'exploration_std': float('nan')}, {'exploration_std': 1.5}, {'exploration_std': -0.1},
-    {'exploration_correlation': 1.0}, {'exploration_correlation': float('nan')}])
+    {'exploration_correlation': 1.0}, {'exploration_correlation': float('nan')},
+    {'exploration_color': 1.0}, {'exploration_color': 2.1, 'exploration_correlation': 0.0},
+    {'exploration_color': float('nan'), 'exploration_correlation': 0.0}])
 def test_exploration_outside_its_range_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(SnapshotError, match='exploration'):
         decode(encode(dataclasses.replace(SNAPSHOT, **change)))
+
+
+@pytest.mark.parametrize('std', [-0.1, 10.1, float('nan'), float('inf')])
+def test_a_scale_of_parameter_noise_outside_its_range_is_refused(std: float) -> None:
+    with pytest.raises(SnapshotError, match='parameter_noise_std'):
+        decode(encode(dataclasses.replace(SNAPSHOT, parameter_noise_std=std)))
 
 
 def test_another_kind_or_architecture_is_refused() -> None:
@@ -126,7 +141,8 @@ def test_a_foreign_safetensors_file_is_refused() -> None:
     {'version': [2, 7.5]}, {'version': [2**32, 7]}, {'version': [2, 7, 0]}, {'version': '27'},
     {'updates': 'many'}, {'updates': float('inf')}, {'updates': -1}, {'updates': True},
     {'trained_on_transitions': 2**64}, {'kind': ['policy']}, {'kind': 'pol\ud800'},
-    {'architecture': 3}, {'extra': [1]}, {'exploration_std': '0.3'}, {'tensors_sha256': None}])
+    {'architecture': 3}, {'extra': [1]}, {'exploration_std': '0.3'},
+    {'exploration_color': None}, {'parameter_noise_std': True}, {'tensors_sha256': None}])
 def test_a_description_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
     data = encode(SNAPSHOT)
     header = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')])

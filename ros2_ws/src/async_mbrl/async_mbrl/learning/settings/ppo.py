@@ -56,7 +56,9 @@ class PpoConfig(ImprovementConfig):
                 f'{network.distribution!r} and {network.squash!r}')
 
     def check_exploration(self, exploration: ExplorationConfig) -> None:
-        """Refuse noise that is correlated from step to step: it is none of the policy's own."""
-        if exploration.correlation:
-            raise ConfigError(f'exploration.correlation: {exploration.correlation}, but ppo learns '
-                              'from what the policy itself draws; leave it 0')
+        """Refuse all noise but what the policy draws by itself, which it needs the density of."""
+        for name in ('correlation', 'color'):
+            value = getattr(exploration, name)
+            if value:
+                raise ConfigError(f'exploration.{name}: {value}, but ppo learns from what the '
+                                  'policy itself draws; leave it 0')
