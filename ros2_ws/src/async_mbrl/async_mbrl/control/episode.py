@@ -166,6 +166,7 @@ class EpisodeRunner:
         if command.start_pose.size:
             self._start.begin(position, command.start_pose, command.move_duration_s, time_s)
         self.applied.restart(position)
+        self._policy.begin(command.seed if command.mode == Mode.LEARNING else None)
         # An evaluation keeps its policy from the order to its end, whatever arrives meanwhile.
         if command.mode == Mode.EVALUATION and command.policy_version in (NO_VERSION,
                                                                           self.policy_version):
@@ -193,6 +194,7 @@ class EpisodeRunner:
             if progress is Progress.GIVEN_UP:
                 return End(self._start.reason)
             if progress is Progress.UNDER_WAY:
+                self._policy.prepare()
                 # Whole policy steps before the first one, so that it knows the action before it.
                 if self._start.remaining_ticks % self.ticks_per_step == 0:
                     self.applied.restart(position)

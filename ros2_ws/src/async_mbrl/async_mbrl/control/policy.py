@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from async_mbrl.control.parameter_noise import ParameterNoise
 from async_mbrl.core.network import (
     LOG_STD_RANGE,
     PolicyNetworkConfig,
@@ -182,14 +183,41 @@ class NumpyPolicy:
         self._mean = (slice(task.action_size) if network.distribution == 'state_dependent'
                       else slice(None))
         self._std = np.zeros(0, np.float32)
+        self._weights: tuple[np.ndarray, ...] = ()
+        self._biases: tuple[np.ndarray, ...] = ()
+        sizes = layer_sizes(network, task)
+        self._perturbed_weights = tuple(
+            np.zeros((outputs, inputs), np.float32)
+            for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True))
+        self._perturbed_biases = tuple(np.zeros(units, np.float32) for units in sizes[1:])
         self.parameters: PolicyParameters | None = None
         """Parameters in use; None until :meth:`use`."""
 
     def use(self, parameters: PolicyParameters) -> None:
-        """Use these parameters from now on."""
+        """Use these parameters, as they are, from now on."""
         self.parameters = parameters
+        self._weights, self._biases = parameters.weights, parameters.biases
         if parameters.log_std is not None:
             self._std = np.exp(np.clip(parameters.log_std, *LOG_STD_RANGE))
+
+    def perturb(self, noise: ParameterNoise) -> None:
+        """Use the parameters with noise of their scale on weights and biases from now on.
+
+        Raises:
+            RuntimeError: no parameters are in use.
+        """
+        parameters = self.parameters
+        if parameters is None:
+            raise RuntimeError('the policy has no parameters')
+        std = parameters.parameter_noise_std
+        if std == 0.0:
+            return
+        for unit, plain, perturbed in zip(
+                noise.weights + noise.biases, parameters.weights + parameters.biases,
+                self._perturbed_weights + self._perturbed_biases, strict=True):
+            np.multiply(unit, std, out=perturbed)
+            np.add(perturbed, plain, out=perturbed)
+        self._weights, self._biases = self._perturbed_weights, self._perturbed_biases
 
     def mean(self, observation: np.ndarray) -> np.ndarray:
         """Give the mean action (n,), in [-1, 1], float32, of an observation, float32.
@@ -221,7 +249,7 @@ class NumpyPolicy:
         if parameters is None:
             raise RuntimeError('the policy has no parameters')
         x = self._task.features(np, observation, parameters.state_mean, parameters.state_std)
-        weights, biases = parameters.weights, parameters.biases
+        weights, biases = self._weights, self._biases
         for weight, bias, units in zip(weights, biases, self._units, strict=False):
             weight.dot(x, units)
             np.add(units, bias, out=units)

@@ -64,7 +64,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Noise added to the mean action while learning, correlated from step to step."""
+    """Noise while learning: on the action, correlated from step to step, and on the weights."""
 
     initial_std: float = param('standard deviation before anything is learned, normalised action',
                                1.0, minimum=0.0, maximum=1.0)
@@ -78,6 +78,10 @@ class ExplorationConfig:
     color: float = param('exponent of a noise whose power spectrum falls as 1 / frequency^color, '
                          'in place of the correlation: 1 is pink, 2 red; 0: off', 0.0, minimum=0.0,
                          maximum=MOST_COLOR)
+    parameter_noise: float = param(
+        'noise on the weights of the policy, one draw an episode, by the root mean square of the '
+        'change of the action that it makes, normalised action; decays as start_std does; 0: none',
+        0.0, minimum=0.0, maximum=1.0)
     initial_steps: int = param('transitions during which the initial noise is kept', 30, minimum=0)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,24 @@ class Policy(nn.Module):
     def mean(self, features: torch.Tensor) -> torch.Tensor:
         """Mean action (..., action_size) in [-1, 1]."""
         return self._squash(self.unsquashed(features))
+
+    def perturbed_means(self, features: torch.Tensor, noise: Sequence[torch.Tensor],
+                        std: float) -> torch.Tensor:
+        """Mean actions of several policies, each of which has noise on its weights and biases.
+
+        Args:
+            features: (rows, feature_size).
+            noise: for each parameter of the network, with a leading axis (policies, ...).
+            std: what the noise is multiplied by.
+
+        Returns:
+            (policies, rows, action_size), in [-1, 1].
+        """
+        parameters = [parameter + std * each for parameter, each
+                      in zip(self.network.parameters(), noise, strict=True)]
+        output = self.network.side_by_side(parameters,
+                                           features.expand(len(noise[0]), *features.shape))
+        return self._squash(self._mean_of(output))
 
     def distribution(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Give the Gaussian that actions are drawn from, before they are brought into [-1, 1].

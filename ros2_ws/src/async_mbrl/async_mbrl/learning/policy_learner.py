@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,11 @@ from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.dynamics import Dynamics, make_imagined
 from async_mbrl.learning.experience import Experience
+from async_mbrl.learning.exploration import ParameterNoise, exploration_std
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.normalisation import Statistics, StatisticsRefresh, statistics
 from async_mbrl.learning.settings import ImprovementConfig
 from async_mbrl.learning.worker import Worker
-
-
-def exploration_std(config: ExplorationConfig, transitions: int, policy_rate_hz: float) -> float:
-    """Give the standard deviation of the exploration noise after a number of transitions."""
-    if transitions < config.initial_steps:
-        return config.initial_std
-    decay = math.exp(-transitions / policy_rate_hz / config.time_constant_s)
-    return config.end_std + (config.start_std - config.end_std) * decay
 
 
 class PolicyLearner(Worker):
@@ -70,6 +62,7 @@ class PolicyLearner(Worker):
         self._goal_rng = np.random.default_rng(seed)
         self.algorithm = make_algorithm(improvement, network, task, self._generator)
         self._experience = Experience(self.buffer, self._generator)
+        self._parameter_noise = ParameterNoise(exploration, self._experience)
         self._dynamics: Dynamics | None = None
         self._imagination: Imagination | None = None
         if improvement.NEEDS_MODEL:
@@ -253,10 +246,11 @@ class PolicyLearner(Worker):
             exploration_std=self._exploration_std(),
             exploration_correlation=self._exploration.correlation,
             exploration_color=self._exploration.color,
+            parameter_noise_std=self._parameter_noise.adapt(policy, *self._motion()),
             extra=self.algorithm.about if isinstance(self.algorithm, ActsByEpisode) else {})
 
     def metrics(self) -> dict[str, float]:
-        """Scalars of the algorithm, the exploration if it is asked for, and what was offline.
+        """Scalars of the algorithm, the exploration that is asked for, and what was offline.
 
         ``offline_updates``: those made of offline data alone, before the run.
         ``offline_transitions``: those that are or were learned from beside those of the run.
@@ -264,7 +258,7 @@ class PolicyLearner(Worker):
         asked = {} if self._stochastic else {'exploration_std': self._exploration_std()}
         offline = {'offline_updates': float(self.offline_updates),
                    'offline_transitions': float(self.offline_transitions)}
-        return {**self.algorithm.metrics(), **asked,
+        return {**self.algorithm.metrics(), **asked, **self._parameter_noise.metrics(),
                 **(offline if self.offline_transitions else {})}
 
     def save(self, folder: Path) -> None:
@@ -284,6 +278,7 @@ class PolicyLearner(Worker):
             'offline_transitions': self.offline_transitions,
             'offline_digest': self._offline_digest,
             'begun_from_another': self.begun_from_another,
+            'parameter_noise_std': self._parameter_noise.std,
             'goal_rng': self._goal_rng.bit_generator.state})
 
     def restore(self, folder: Path) -> int:
@@ -315,6 +310,7 @@ class PolicyLearner(Worker):
         self._model_version = Version(*about['model_version'])
         self.offline_updates = about.get('offline_updates', 0)
         self.begun_from_another = about.get('begun_from_another', False)
+        self._parameter_noise.std = about.get('parameter_noise_std', 0.0)
         if self._experience.offline is None:
             self.offline_transitions = about.get('offline_transitions', 0)
             self._offline_digest = digest
@@ -335,9 +331,12 @@ class PolicyLearner(Worker):
         """Give the standard deviation asked for; 0 where the policy has one of its own."""
         if self._stochastic:
             return 0.0
+        return exploration_std(self._exploration, *self._motion())
+
+    def _motion(self) -> tuple[int, float]:
+        """Give the transitions that noise decays with, and the rate at which they come, Hz."""
         steps = self._exploration.initial_steps if self.begun_from_another else 0
-        return exploration_std(self._exploration, steps + self.buffer.next_number,
-                               self._task.config.policy_rate_hz)
+        return steps + self.buffer.next_number, self._task.config.policy_rate_hz
 
     def _take_over(self) -> None:
         """Take over what has arrived, unless an update is going on: it imagines in one model."""

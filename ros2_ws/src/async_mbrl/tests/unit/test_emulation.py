@@ -10,6 +10,7 @@ import arm7
 import pytest
 
 from async_mbrl.collection.collector import CollectionConfig
+from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.schedule import ScheduleConfig
@@ -54,6 +55,20 @@ def test_a_seed_gives_the_same_bits_twice_and_another_seed_others(schedule: Sche
     first, again, other = (outcome(schedule, 24, seed) for seed in (5, 5, 6))
     assert first[:2] == again[:2]
     assert first[0] != other[0]
+
+
+def test_coloured_noise_and_noise_on_the_weights_repeat_too() -> None:
+    noise = ExplorationConfig(correlation=0.0, color=1.0, parameter_noise=0.2, initial_steps=STEPS)
+    found = []
+    for exploration in (noise, noise, dataclasses.replace(noise, parameter_noise=0.0)):
+        run = EmulatedRun(settings(ASYNC, exploration=exploration), 4 * STEPS)
+        progress = run.run()
+        found.append((run.policy_bytes(), progress.curve[-1]['return']))
+    assert found[0] == found[1]
+    assert found[0][1] != found[2][1]
+    policy = snapshots.decode(found[0][0])
+    assert policy.exploration_color == 1.0
+    assert policy.parameter_noise_std > 0.0
 
 
 def test_async_takes_the_updates_stated_for_each_transition() -> None:

@@ -20,7 +20,7 @@ from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy import Policy
-from async_mbrl.learning.policy_learner import PolicyLearner, exploration_std
+from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.settings import MePpoConfig, SvgConfig
 from async_mbrl.learning.value import lambda_returns
 
@@ -85,13 +85,6 @@ def test_first_snapshot_explores_and_nothing_else() -> None:
     policy = NumpyPolicy(TASK, CLIP)
     policy.use(PolicyParameters.from_snapshot(snapshots.decode(snapshots.encode(snapshot))))
     np.testing.assert_array_equal(policy.mean(learning_rig.Plant(TASK).start()), 0.0)
-
-
-def test_exploration_decays_with_motion_time() -> None:
-    config = ExplorationConfig(initial_steps=30)
-    assert exploration_std(config, 29, 10.0) == 1.0
-    assert exploration_std(config, 30, 10.0) == pytest.approx(0.08 + 0.17 * np.exp(-3 / 60))
-    assert exploration_std(config, 100_000, 10.0) == pytest.approx(0.08)
 
 
 @pytest.mark.parametrize('activation', ['tanh', 'silu', 'relu'])

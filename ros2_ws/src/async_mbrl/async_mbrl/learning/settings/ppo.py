@@ -57,7 +57,7 @@ class PpoConfig(ImprovementConfig):
 
     def check_exploration(self, exploration: ExplorationConfig) -> None:
         """Refuse all noise but what the policy draws by itself, which it needs the density of."""
-        for name in ('correlation', 'color'):
+        for name in ('correlation', 'color', 'parameter_noise'):
             value = getattr(exploration, name)
             if value:
                 raise ConfigError(f'exploration.{name}: {value}, but ppo learns from what the '
