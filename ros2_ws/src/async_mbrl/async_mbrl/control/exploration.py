@@ -45,7 +45,7 @@ def noise_process(correlation: float, color: float) -> NoiseProcess:
         correlation: coefficient from one step to the next, in [0, 1).
         color: exponent beta of a power spectrum proportional to 1 / f^beta, from 0 to 2.
 
-    The first colour that is asked for costs a fraction of a millisecond.
+    A colour that was not asked for before costs about a millisecond.
     """
     if color == 0.0:
         return NoiseProcess((np.zeros(0), np.array([correlation])),
