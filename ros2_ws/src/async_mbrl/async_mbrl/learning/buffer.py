@@ -1,9 +1,11 @@
-"""The transitions a learner learns from: rows of one growing array, the newest kept."""
+"""The transitions a learner learns from: the newest are kept."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,11 @@ import torch
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.datasets.columns import Columns
+from async_mbrl.learning.replay_file import NAME, ReplayDamaged, ReplayFile, put_aside
+from async_mbrl.learning.replay_tables import FACTS, Block, MemoryTables, Sizes, Tables
 
-_FIRST_ROWS = 1024
+_DIGESTED = 16_384
+"""Transitions that are gathered at a time for a digest."""
 _MOST = 2**63 - 1
 """Greatest counter of a version that is kept as it is: torch has no larger whole numbers."""
 
@@ -51,6 +56,8 @@ class TransitionBuffer:
     one table, states, applied actions and next states; all else in a second one: the goal (that of
     an observation is that of the next one), the action as requested, the reward, the log density of
     the action, and how the episode stands; and the versions of the policies in a third one.
+
+    The tables are in memory until a folder is named, see :meth:`live_in`; then in a file there.
     """
 
     def __init__(self, capacity: int, state_size: int, action_size: int, goal_size: int) -> None:
@@ -59,42 +66,42 @@ class TransitionBuffer:
         self._state_size = state_size
         self._action_size = action_size
         self._goal_size = goal_size
-        rows = min(capacity, _FIRST_ROWS)
-        self._rows = torch.zeros(rows, 2 * state_size + action_size)
-        self._facts = torch.zeros(rows, goal_size + action_size + len(_FACTS))
-        self._versions = torch.zeros(rows, 2, dtype=torch.long)
+        self._sizes = Sizes(capacity, state_size, action_size, goal_size)
+        self._tables: Tables = MemoryTables(self._sizes)
+        self._place: Path | None = None
         self._initial = torch.zeros(0, dtype=torch.long)
         self._starts: list[int] = []
-        self.next_number = 0
 
     def __len__(self) -> int:
         return min(self.next_number, self._capacity)
+
+    @property
+    def next_number(self) -> int:
+        """Number of the transition that is wanted next."""
+        return self._tables.next_number
 
     def append(self, transitions: Sequence[Transition]) -> None:
         """Add transitions in the order of their numbers.
 
         Raises:
-            ValueError: a number is not the next one.
+            ValueError: a number is not the next one; none was added.
         """
-        size = self._state_size
-        for transition in transitions:
-            if transition.number != self.next_number:
-                raise ValueError(f'transition {transition.number} does not follow '
-                                 f'{self.next_number - 1}')
-            row = self.next_number % self._capacity
-            if row >= len(self._rows):
-                self._grow()
-            self._rows[row] = torch.from_numpy(np.concatenate([
+        if not transitions:
+            return
+        first, size = self.next_number, self._state_size
+        for number, transition in enumerate(transitions, first):
+            if transition.number != number:
+                raise ValueError(f'transition {transition.number} does not follow {number - 1}')
+        self._write(Block(
+            np.array([np.concatenate([
                 transition.observation[:size], transition.action_applied,
-                transition.next_observation[:size]]))
-            self._facts[row] = torch.from_numpy(np.concatenate([
-                transition.observation[size:], transition.action_requested,
-                _facts(transition)]))
-            incarnation, counter = transition.policy_version
-            self._versions[row] = torch.tensor([incarnation, min(counter, _MOST)])
-            if transition.step == 0:
-                self._starts.append(transition.number)
-            self.next_number += 1
+                transition.next_observation[:size]]) for transition in transitions], np.float32),
+            np.array([np.concatenate([
+                transition.observation[size:], transition.action_requested, _facts(transition)])
+                for transition in transitions], np.float32),
+            np.array([(transition.policy_version[0], min(transition.policy_version[1], _MOST))
+                      for transition in transitions], np.int64)))
+        self._starts += [transition.number for transition in transitions if transition.step == 0]
         self._drop_old_starts()
 
     def append_columns(self, columns: Columns) -> None:
@@ -112,20 +119,134 @@ class TransitionBuffer:
             if found != (len(columns), size):
                 raise ValueError(f'{name} of {len(columns)} transitions has shape {found}, not '
                                  f'{(len(columns), size)}: they are of another task or robot')
-        first = self.next_number
-        self.next_number += len(columns)
+        first, size = self.next_number, self._state_size
+        self._write(Block(
+            np.concatenate([columns.observation[:, :size], columns.action_applied,
+                            columns.next_observation[:, :size]], 1),
+            np.concatenate([columns.observation[:, size:], columns.action_requested,
+                            _facts_of_columns(columns)], 1),
+            columns.policy_version))
         self._starts += (first + np.flatnonzero(columns.step == 0)).tolist()
         self._drop_old_starts()
-        kept = columns[max(0, len(columns) - self._capacity):]
-        rows = torch.arange(self.next_number - len(kept), self.next_number) % self._capacity
-        while len(self._rows) < len(self):
-            self._grow()
-        size = self._state_size
-        self._rows[rows] = torch.from_numpy(np.concatenate([
-            kept.observation[:, :size], kept.action_applied, kept.next_observation[:, :size]], 1))
-        self._facts[rows] = torch.from_numpy(np.concatenate([
-            kept.observation[:, size:], kept.action_requested, _facts_of_columns(kept)], 1))
-        self._versions[rows] = torch.from_numpy(kept.policy_version)
+
+    def live_in(self, folder: Path, about: Mapping[str, Any], learned_from: int = 0,
+                last_check: int | None = None) -> str:
+        """Keep the transitions in the file of a folder from now on, with those that are there.
+
+        What cannot be used is put aside: the buffer is empty then, and what is missing is to be
+        asked for again. A disk that does not take the file leaves the buffer in memory.
+
+        Args:
+            folder: where; made if it does not exist.
+            about: what the transitions belong to, ready for JSON.
+            learned_from: transitions that something has been learned from.
+            last_check: check of the last of these, see :meth:`check`; None if it is not known.
+
+        Returns:
+            What was wrong; empty if nothing was.
+
+        Raises:
+            CheckpointError: the file is of something else, or another process uses it.
+        """
+        self.close()
+        self._place = path = folder / NAME
+        trouble = ''
+        try:
+            found, trouble = self._opened(path, about, learned_from, last_check)
+            self._tables = found or ReplayFile.create(path, self._sizes, about)
+        except OSError as error:
+            trouble = f'{path}: {error}; transitions are kept in memory until the disk takes them'
+            self._tables = MemoryTables(self._sizes)
+        first = self.next_number - len(self)
+        facts = self._tables.block(first, len(self)).facts
+        self._starts = (first + np.flatnonzero(facts[:, self._fact(_FIRST)] > 0)).tolist()
+        self._drop_old_starts()
+        return trouble
+
+    def save_in(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Bring the transitions to the disk, in the file of a folder.
+
+        Where they live in it that is little work; elsewhere a copy is written, and the one before
+        stands until it is complete.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        path = folder / NAME
+        if isinstance(self._tables, ReplayFile) and self._tables.path == path and path.exists():
+            self._tables.flush()
+            return
+        copied = ReplayFile.create(path, self._sizes, about, self._tables)
+        if path == self._place:     # from now on there is room, or a folder, again
+            self.close()
+            self._tables = copied
+        else:
+            copied.close()
+
+    def discard(self) -> None:
+        """Put the file of the transitions aside; it is not used any more."""
+        if isinstance(self._tables, ReplayFile):
+            self.close()
+            put_aside(self._tables.path)
+
+    def close(self) -> None:
+        """Let another one use the file of the transitions; nothing may be added any more."""
+        if isinstance(self._tables, ReplayFile):
+            self._tables.close()
+
+    def check(self, number: int) -> int:
+        """Give a check, of 64 bits, of a transition that is kept."""
+        return int(self._tables.checks(number, 1)[0])
+
+    def digest(self) -> str:
+        """Give a SHA-256, hex, of the numbers of the transitions and of a check of each."""
+        first = self.next_number - len(self)
+        found = hashlib.sha256(f'{first} {self.next_number} '.encode())
+        for begin in range(first, self.next_number, _DIGESTED):
+            count = min(_DIGESTED, self.next_number - begin)
+            found.update(self._tables.checks(begin, count).tobytes())
+        return found.hexdigest()
+
+    def over_since(self, number: int) -> bool:
+        """Say whether an episode has ended, by itself or cut short, from a transition on."""
+        first = max(number, self.next_number - len(self))
+        facts = self._tables.block(first, max(0, self.next_number - first)).facts
+        return bool((facts[:, [self._fact(_TERMINATED), self._fact(_TRUNCATED)]] > 0).any())
+
+    def _opened(self, path: Path, about: Mapping[str, Any], learned_from: int,
+                last_check: int | None) -> tuple[ReplayFile | None, str]:
+        """Open a file of transitions, or put it aside; give what was wrong, too."""
+        again = 'transitions are asked for again'
+        try:
+            found = ReplayFile.open(path, self._sizes, about)
+            if found is None:
+                return None, f'{path} is missing; {learned_from} {again}' if learned_from else ''
+            if found.next_number < learned_from:
+                return found, (f'{path} ends after {found.next_number} transitions, but '
+                               f'{learned_from} were learned from; the other {again}')
+            kept = learned_from > max(0, found.next_number - self._capacity)
+            if kept and last_check not in (None, int(found.checks(learned_from - 1, 1)[0])):
+                found.close()
+                raise ReplayDamaged(f'transition {learned_from - 1} is another one than that '
+                                    'which was learned from')
+        except ReplayDamaged as error:
+            return None, f'{path} cannot be used: {error}; it is {put_aside(path)} now; {again}'
+        return found, ''
+
+    def _write(self, block: Block) -> None:
+        try:
+            self._tables.write(block)
+        except OSError:
+            # The disk is full: what is learned must not suffer. The next checkpoint tries again,
+            # and tells.
+            memory = MemoryTables(self._sizes)
+            memory.copy(self._tables)
+            self.close()
+            self._tables = memory
+            self._tables.write(block)
+
+    def _fact(self, place: int) -> int:
+        return self._goal_size + self._action_size + place
 
     def _drop_old_starts(self) -> None:
         oldest = self.next_number - len(self)
@@ -136,17 +257,17 @@ class TransitionBuffer:
     @property
     def states(self) -> torch.Tensor:
         """States (len, state_size) in which actions were taken, not in the order of time."""
-        return self._rows[:len(self), :self._state_size]
+        return self._tables.rows[:len(self), :self._state_size]
 
     @property
     def actions(self) -> torch.Tensor:
         """Applied actions (len, action_size), normalised."""
-        return self._rows[:len(self), self._state_size:self._state_size + self._action_size]
+        return self._tables.rows[:len(self), self._state_size:self._state_size + self._action_size]
 
     @property
     def next_states(self) -> torch.Tensor:
         """States (len, state_size) one step later."""
-        return self._rows[:len(self), self._state_size + self._action_size:]
+        return self._tables.rows[:len(self), self._state_size + self._action_size:]
 
     @property
     def initial_rows(self) -> torch.Tensor:
@@ -155,7 +276,7 @@ class TransitionBuffer:
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Give states, actions and next states of rows (...), each (..., size)."""
-        found = _taken(self._rows, rows)
+        found = _taken(self._tables.rows, rows)
         action = self._state_size + self._action_size
         return (found[..., :self._state_size], found[..., self._state_size:action],
                 found[..., action:])
@@ -163,18 +284,18 @@ class TransitionBuffer:
     def samples(self, rows: torch.Tensor) -> Samples:
         """Give the transitions of rows (...)."""
         state, action, next_state = self.batch(rows)
-        facts = _taken(self._facts, rows)
-        goal, first = facts[..., :self._goal_size], self._goal_size + self._action_size
+        facts = _taken(self._tables.facts, rows)
+        goal = facts[..., :self._goal_size]
         return Samples(torch.cat([state, goal], -1), action, torch.cat([next_state, goal], -1),
-                       facts[..., first + _REWARD], facts[..., first + _TERMINATED])
+                       facts[..., self._fact(_REWARD)], facts[..., self._fact(_TERMINATED)])
 
     def requested(self, rows: torch.Tensor) -> torch.Tensor:
         """Give the actions (..., action_size) that the policy asked for."""
-        return self._facts[rows, self._goal_size:self._goal_size + self._action_size]
+        return self._tables.facts[rows, self._goal_size:self._goal_size + self._action_size]
 
     def log_probability(self, rows: torch.Tensor) -> torch.Tensor:
         """Give the log densities (...) of these, as the controller has reported them, nat."""
-        return self._facts[rows, self._goal_size + self._action_size + _LOG_PROBABILITY]
+        return self._tables.facts[rows, self._fact(_LOG_PROBABILITY)]
 
     def ended(self, rows: torch.Tensor) -> torch.Tensor:
         """Say (...) of rows whether the episode ended after them, by itself or cut short.
@@ -182,12 +303,12 @@ class TransitionBuffer:
         Of an episode that was broken off not even that may have been told: the next transition is
         the first one of another episode then.
         """
-        first = self._goal_size + self._action_size
         following = (rows + 1) % self._capacity
         newest = (self.next_number - 1) % self._capacity
-        over = (self._facts[rows, first + _TERMINATED] + self._facts[rows, first + _TRUNCATED]) > 0
+        facts = self._tables.facts
+        over = (facts[rows, self._fact(_TERMINATED)] + facts[rows, self._fact(_TRUNCATED)]) > 0
         # Of the newest row nothing follows: what lies there is the oldest one, or nothing.
-        restarted = self._facts[following % len(self._facts), first + _FIRST] > 0
+        restarted = facts[following % len(facts), self._fact(_FIRST)] > 0
         return over | (restarted & (rows != newest))
 
     def rows_of(self, version: Version) -> torch.Tensor:
@@ -202,48 +323,13 @@ class TransitionBuffer:
         """
         begin = self.next_number
         for number in reversed(self._starts):
-            if tuple(self._versions[number % self._capacity].tolist()) < version:
+            if tuple(self._tables.versions[number % self._capacity].tolist()) < version:
                 break
             begin = number
         return torch.arange(begin, self.next_number) % self._capacity
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Give the content for a checkpoint."""
-        return {'rows': self._rows[:len(self)].clone(),
-                'facts': self._facts[:len(self)].clone(),
-                'versions': self._versions[:len(self)].clone(),
-                'starts': torch.tensor(self._starts, dtype=torch.long),
-                'next_number': torch.tensor(self.next_number)}
 
-    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what :meth:`tensors` gave.
-
-        Raises:
-            ValueError: the content does not fit the sizes or the capacity of this buffer.
-        """
-        next_number = int(tensors['next_number'])
-        count = min(next_number, self._capacity)
-        tables = {'rows': self._rows, 'facts': self._facts, 'versions': self._versions}
-        for name, table in tables.items():
-            if tensors[name].shape != (count, table.shape[1]):
-                raise ValueError(
-                    f'{tuple(tensors[name].shape)} {name} of {next_number} transitions do not fit '
-                    f'a buffer of {self._capacity} x {table.shape[1]}')
-        size = min(self._capacity, max(_FIRST_ROWS, count))
-        self._rows, self._facts, self._versions = (
-            _enlarged(tensors[name], size) for name in tables)
-        self.next_number = next_number
-        self._starts = tensors['starts'].tolist()
-        self._initial = tensors['starts'] % self._capacity
-
-    def _grow(self) -> None:
-        size = min(self._capacity, 2 * len(self._rows))
-        self._rows, self._facts, self._versions = (
-            _enlarged(table, size) for table in (self._rows, self._facts, self._versions))
-
-
-_FACTS = ('reward', 'log_probability', 'terminated', 'truncated', 'first')
-_REWARD, _LOG_PROBABILITY, _TERMINATED, _TRUNCATED, _FIRST = range(len(_FACTS))
+_REWARD, _LOG_PROBABILITY, _TERMINATED, _TRUNCATED, _FIRST = range(len(FACTS))
 
 
 def _facts(transition: Transition) -> np.ndarray[Any, Any]:
@@ -259,9 +345,3 @@ def _facts_of_columns(columns: Columns) -> np.ndarray[Any, Any]:
 def _taken(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     # table[rows], in a fifth of the time.
     return table.index_select(0, rows.reshape(-1)).view(*rows.shape, table.shape[1])
-
-
-def _enlarged(table: torch.Tensor, size: int) -> torch.Tensor:
-    larger = torch.zeros(size, table.shape[1], dtype=table.dtype)
-    larger[:len(table)] = table
-    return larger

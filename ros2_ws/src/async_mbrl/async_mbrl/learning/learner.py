@@ -55,6 +55,16 @@ class Learner(Protocol):
         ...
 
     @property
+    def kept(self) -> int:
+        """No transition with this number, or a greater one, is kept, on disk or in memory."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """What was wrong with the transitions on disk when they were taken back; else empty."""
+        ...
+
+    @property
     def news(self) -> tuple[int, ...]:
         """What changes whenever there is something to hand out that was not yet."""
         ...
@@ -83,20 +93,40 @@ class Learner(Protocol):
         """
         ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, transitions: Path | None = None) -> None:
         """Write a checkpoint.
+
+        Args:
+            folder: of the checkpoint.
+            transitions: folder of the file that the transitions are in; the same by default.
 
         Raises:
             LearningDiverged: a parameter is not finite; the checkpoint before stands.
+            OSError: the disk does not take it; the checkpoint before stands.
         """
         ...
 
-    def restore(self, folder: Path) -> int:
-        """Go on from a checkpoint, if there is one; give the number of the next transition wanted.
+    def restore(self, folder: Path, transitions: Path | None = None) -> int:
+        """Go on from what is on disk, and keep the transitions in a file there from now on.
+
+        Args:
+            folder: of the checkpoint, if there is one.
+            transitions: folder of the file of the transitions; the same by default.
+
+        Returns:
+            The number of the next transition wanted.
 
         Raises:
             CheckpointError: it is damaged or belongs to something else.
         """
+        ...
+
+    def discard(self) -> None:
+        """Put the transitions on disk aside; a restart asks for all of them again."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files; nothing may be taken any more."""
         ...
 
     def metrics(self) -> dict[str, float]:

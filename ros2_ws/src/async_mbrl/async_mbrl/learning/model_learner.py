@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +84,23 @@ class ModelLearner(Worker):
         """Take transitions in the order of their numbers, the first being the next one."""
         if not transitions:
             return
-        first = self.buffer.next_number
         self.buffer.append(transitions)
-        if self._split is not None:
-            self._split.append(first, len(transitions), self._generator)
-        for transition in transitions:
+        new = self._new(transitions)
+        for transition in new:
             self._follow_episode(transition)
-        ended = any(transition.terminated or transition.truncated for transition in transitions)
+        self._keep_up(len(new), any(each.terminated or each.truncated for each in new))
+
+    def _keep_up(self, count: int, ended: bool) -> None:
+        """Do what the newest transitions in the buffer ask for.
+
+        Args:
+            count: how many are new.
+            ended: whether an episode has ended among them.
+        """
+        if not count:
+            return
+        if self._split is not None:
+            self._split.append(self.buffer.next_number - count, count, self._generator)
         # A member that has stopped learns what new statistics change only after a whole episode.
         described = (self._statistics.due(self.buffer)
                      if self._stopping is None or ended or not self.updates else None)
@@ -133,7 +143,7 @@ class ModelLearner(Worker):
     def step(self) -> bool:
         """Take a few updates; False before there are data, or if all members stopped early."""
         config = self._config
-        if len(self.buffer) < config.minimum_transitions:
+        if len(self.buffer) < config.minimum_transitions or self.behind:
             return False
         if self._stopping is not None and not self._stopping.active.any():
             return False
@@ -166,7 +176,7 @@ class ModelLearner(Worker):
         self._check_finite('model', self.dynamics.state_dict())
         return Snapshot(
             kind='model', version=self._next_version(), architecture=self.dynamics.architecture(),
-            tensors=self.average.tensors(), trained_on_transitions=self.buffer.next_number,
+            tensors=self.average.tensors(), trained_on_transitions=self.transitions,
             updates=self.updates, model_version=NO_VERSION)
 
     def metrics(self) -> dict[str, float]:
@@ -178,12 +188,8 @@ class ModelLearner(Worker):
         """
         return {'training_loss': float(self._training_loss), **self._metrics}
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            LearningDiverged: a parameter is not finite; the checkpoint before stands.
-        """
+    def save(self, folder: Path, transitions: Path | None = None) -> None:
+        """Write a checkpoint; see :class:`~async_mbrl.learning.learner.Learner`."""
         self._check_finite('model', self.dynamics.state_dict())
         tensors = {
             **checkpoint.prefixed('dynamics', self.dynamics.state_dict()),
@@ -191,30 +197,29 @@ class ModelLearner(Worker):
             **checkpoint.prefixed('optimizer', self._optimizer.tensors())}
         if self._split is not None:
             tensors.update(checkpoint.prefixed('split', self._split.tensors()))
-        self._write(folder, self._identity(), tensors, {
+        self._write(folder, transitions, self._identity(), tensors, {
             'epoch_updates': self._epoch_updates, 'metrics': self._metrics,
             'begun_from_another': self.begun_from_another,
             'stopping': None if self._stopping is None else self._stopping.state()})
 
-    def restore(self, folder: Path) -> int:
-        """Go on from a checkpoint, if there is one; give the number of the next transition wanted.
+    def restore(self, folder: Path, transitions: Path | None = None) -> int:
+        """Go on from what is on disk; see :class:`~async_mbrl.learning.learner.Learner`."""
+        tensors, about = checkpoint.read(folder, self._identity()) or ({}, {})
+        if about:
+            self._load(tensors, about)
+        more = self._take_back(transitions or folder, tensors, about)
+        self._keep_up(more, self.buffer.over_since(self.buffer.next_number - more))
+        return self.buffer.next_number
 
-        Raises:
-            CheckpointError: it is damaged or belongs to something else.
-        """
-        found = self._read(folder, self._identity())
-        if found is None:
-            return self.buffer.next_number
-        tensors, about = found
+    def _load(self, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
         self.dynamics.load_state_dict(checkpoint.part('dynamics', tensors))
         self.average.load_state_dict(checkpoint.part('average', tensors))
         self._optimizer.load(checkpoint.part('optimizer', tensors))
         if self._split is not None and self._stopping is not None:
-            self._split.load(checkpoint.part('split', tensors), self.buffer.next_number)
+            self._split.load(checkpoint.part('split', tensors), about['next_transition'])
             self._stopping.load(about['stopping'])
         self._epoch_updates, self._metrics = about['epoch_updates'], about['metrics']
         self.begun_from_another = about.get('begun_from_another', False)
-        return self.buffer.next_number
 
     def _identity(self) -> dict[str, Any]:
         architecture = self.dynamics.architecture()

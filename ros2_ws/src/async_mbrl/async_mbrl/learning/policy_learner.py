@@ -181,10 +181,16 @@ class PolicyLearner(Worker):
         if not transitions:
             return
         self.buffer.append(transitions)
+        if self.behind or not self._new(transitions):
+            return
         newest = transitions[-1]
         if isinstance(self.algorithm, ActsByEpisode):
             self.algorithm.expect_episode(
                 newest.episode + (newest.terminated or newest.truncated))
+        self._keep_up()
+
+    def _keep_up(self) -> None:
+        """Do what the newest transitions in the buffer ask for."""
         if not (self.offline_transitions or self.begun_from_another):
             self._next_statistics = self._statistics.due(self.buffer) or self._next_statistics
         self._take_over()
@@ -241,7 +247,7 @@ class PolicyLearner(Worker):
             self._experience.acting_since = version
         return Snapshot(
             kind='policy', version=version, architecture=policy.architecture,
-            tensors=policy.tensors(), trained_on_transitions=self.buffer.next_number,
+            tensors=policy.tensors(), trained_on_transitions=self.transitions,
             updates=self.updates, model_version=self._model_version,
             exploration_std=self._exploration_std(),
             exploration_correlation=self._exploration.correlation,
@@ -261,19 +267,15 @@ class PolicyLearner(Worker):
         return {**self.algorithm.metrics(), **asked, **self._parameter_noise.metrics(),
                 **(offline if self.offline_transitions else {})}
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            LearningDiverged: a parameter is not finite; the checkpoint before stands.
-        """
+    def save(self, folder: Path, transitions: Path | None = None) -> None:
+        """Write a checkpoint; see :class:`~async_mbrl.learning.learner.Learner`."""
         self._check_finite('policy', self.algorithm.state_dict())
         tensors = checkpoint.prefixed('algorithm', self.algorithm.state_dict())
         if self._dynamics is not None:
             tensors.update(checkpoint.prefixed('dynamics', self._dynamics.state_dict()))
         for name, optimizer in self.algorithm.optimizers().items():
             tensors.update(checkpoint.prefixed(f'optimizer.{name}', optimizer.tensors()))
-        self._write(folder, self._identity(), tensors, {
+        self._write(folder, transitions, self._identity(), tensors, {
             'model_version': list(self._model_version), 'offline_updates': self.offline_updates,
             'offline_transitions': self.offline_transitions,
             'offline_digest': self._offline_digest,
@@ -281,16 +283,18 @@ class PolicyLearner(Worker):
             'parameter_noise_std': self._parameter_noise.std,
             'goal_rng': self._goal_rng.bit_generator.state})
 
-    def restore(self, folder: Path) -> int:
-        """Go on from a checkpoint, if there is one; give the number of the next transition wanted.
+    def restore(self, folder: Path, transitions: Path | None = None) -> int:
+        """Go on from what is on disk; see :class:`~async_mbrl.learning.learner.Learner`."""
+        tensors, about = checkpoint.read(folder, self._identity()) or ({}, {})
+        if about:
+            self._load(folder, tensors, about)
+        # The episode that acts next is known when a transition is taken, not from these.
+        if self._take_back(transitions or folder, tensors, about):
+            self._keep_up()
+        return self.buffer.next_number
 
-        Raises:
-            CheckpointError: it is damaged or belongs to something else.
-        """
-        found = self._read(folder, self._identity())
-        if found is None:
-            return self.buffer.next_number
-        tensors, about = found
+    def _load(self, folder: Path, tensors: Mapping[str, torch.Tensor],
+              about: Mapping[str, Any]) -> None:
         digest = about.get('offline_digest', '')
         if self._experience.offline is not None and digest != self._offline_digest:
             raise CheckpointError(
@@ -314,11 +318,10 @@ class PolicyLearner(Worker):
         if self._experience.offline is None:
             self.offline_transitions = about.get('offline_transitions', 0)
             self._offline_digest = digest
-        return self.buffer.next_number
 
     def _update_due(self) -> bool:
         config, rows = self._improvement, len(self.buffer)
-        if rows < config.minimum_transitions or (
+        if rows < config.minimum_transitions or self.behind or (
                 config.NEEDS_MODEL and self._model_version == NO_VERSION):
             return False
         if config.max_updates_per_transition and self.updates >= int(
@@ -336,7 +339,7 @@ class PolicyLearner(Worker):
     def _motion(self) -> tuple[int, float]:
         """Give the transitions that noise decays with, and the rate at which they come, Hz."""
         steps = self._exploration.initial_steps if self.begun_from_another else 0
-        return steps + self.buffer.next_number, self._task.config.policy_rate_hz
+        return steps + self.transitions, self._task.config.policy_rate_hz
 
     def _take_over(self) -> None:
         """Take over what has arrived, unless an update is going on: it imagines in one model."""

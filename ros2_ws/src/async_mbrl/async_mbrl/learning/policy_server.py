@@ -50,10 +50,11 @@ class PolicyServer:
                               'of that run, or name another one') from None
         self._version = Version(incarnation, 0)
 
-    next_transition = 0
+    next_transition = kept = 0
     ready = True
     model_version = NO_VERSION
     epochs = 0.0
+    trouble = ''
     news: tuple[int, ...] = ()
 
     @property
@@ -75,12 +76,18 @@ class PolicyServer:
         """Give the policy, under the version of this start."""
         return dataclasses.replace(self.origin, version=self._version)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, transitions: Path | None = None) -> None:
         """Save nothing: the policy lies where it came from."""
 
-    def restore(self, folder: Path) -> int:
+    def restore(self, folder: Path, transitions: Path | None = None) -> int:
         """Restore nothing; give the number of the next transition wanted."""
         return 0
+
+    def discard(self) -> None:
+        """Discard nothing."""
+
+    def close(self) -> None:
+        """Let go of nothing."""
 
     def metrics(self) -> dict[str, float]:
         """Give nothing to tell."""

@@ -49,13 +49,24 @@ class SequentialLearner:
         """Rollouts that were taken to their end."""
         self.turns = 0
         """Turns that are over."""
+        self._taken = 0
         self._block = 0
         self._begun: dict[str, float] | None = None
 
     @property
     def next_transition(self) -> int:
         """All transitions with number below this were taken."""
-        return self._policy.next_transition
+        return min(self._taken, *(each.next_transition for each in self._learners().values()))
+
+    @property
+    def kept(self) -> int:
+        """No transition with this number, or a greater one, is kept by any of the two."""
+        return max(each.kept for each in self._learners().values())
+
+    @property
+    def trouble(self) -> str:
+        """What was wrong with the transitions on disk when they were taken back; else empty."""
+        return '; '.join(each.trouble for each in self._learners().values() if each.trouble)
 
     @property
     def ready(self) -> bool:
@@ -89,10 +100,13 @@ class SequentialLearner:
 
     def take(self, transitions: Sequence[Transition]) -> None:
         """Take transitions in the order of their numbers, the first being the next one."""
-        if self._model is not None:
-            self._model.take(transitions)
-        self._policy.take(transitions)
-        ended = sum(transition.terminated or transition.truncated for transition in transitions)
+        # After a restart the learners may have more on disk than the turns have been counted of,
+        # or less, if a file was damaged.
+        for learner in self._learners().values():
+            learner.take([each for each in transitions if each.number >= learner.next_transition])
+        new = [each for each in transitions if each.number >= self._taken]
+        self._taken += len(new)
+        ended = sum(transition.terminated or transition.truncated for transition in new)
         between_turns = not self.due
         self.rollouts += ended
         if ended and between_turns and not self.due:
@@ -131,38 +145,40 @@ class SequentialLearner:
                             'model.updates_per_transition': self._model.updates / collected})
         return scalars
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, transitions: Path | None = None) -> None:
         """Write a checkpoint of both learners; the one before stands until this one is complete.
 
-        Raises:
-            LearningDiverged: a parameter is not finite; the checkpoint before stands.
+        Transitions are in one file for each learner; see
+        :class:`~async_mbrl.learning.learner.Learner`.
         """
         slot = _SLOTS[(_SLOTS.index(self._slot) + 1) % len(_SLOTS)]
         hashes = {}
         for name, learner in self._learners().items():
-            learner.save(folder / slot / name)
+            learner.save(folder / slot / name, (transitions or folder) / name)
             hashes[name] = recorded_hash(folder / slot / name)
         handed = torch.frombuffer(bytearray(snapshots.encode(self._handed)), dtype=torch.uint8)
         checkpoint.write(folder, self._identity(), {'handed': handed}, {
             'slot': slot, 'learners': hashes, 'rollouts': self.rollouts, 'turns': self.turns,
             'news': list(self._news), 'block': self._block, 'begun': self._begun,
-            'next_transition': self.next_transition, 'updates': self.updates})
+            'next_transition': self._taken, 'updates': self.updates})
         self._slot = slot
 
-    def restore(self, folder: Path) -> int:
-        """Go on from a checkpoint, if there is one; give the number of the next transition wanted.
+    def restore(self, folder: Path, transitions: Path | None = None) -> int:
+        """Go on from what is on disk; see :class:`~async_mbrl.learning.learner.Learner`.
 
-        Raises:
-            CheckpointError: it is damaged or belongs to something else.
+        Rollouts are counted as transitions are taken. So those that came after the checkpoint are
+        asked for again, but not kept twice.
         """
         found = checkpoint.read(folder, self._identity())
         if found is None:
+            for name, learner in self._learners().items():
+                learner.restore((transitions or folder) / name)     # no checkpoint is ever there
             return self.next_transition
         tensors, about = found
         remedy = f'move {folder} away to begin anew, or restore it from a backup'
         for name, learner in self._learners().items():
             part = folder / about['slot'] / name
-            learner.restore(part)
+            learner.restore(part, (transitions or folder) / name)
             if recorded_hash(part) != about['learners'][name]:
                 raise CheckpointError(f'{part} is not the checkpoint that {folder} names; {remedy}')
         try:
@@ -176,7 +192,18 @@ class SequentialLearner:
         self.rollouts, self.turns = about['rollouts'], about['turns']
         self._block, self._begun = about['block'], about['begun']
         self._news = tuple(about['news'])
+        self._taken = about['next_transition']
         return self.next_transition
+
+    def discard(self) -> None:
+        """Put the transitions on disk aside; a restart asks for all of them again."""
+        for learner in self._learners().values():
+            learner.discard()
+
+    def close(self) -> None:
+        """Let go of the files; nothing may be taken any more."""
+        for learner in self._learners().values():
+            learner.close()
 
     def _hand(self) -> None:
         self._handed = self._policy.snapshot()

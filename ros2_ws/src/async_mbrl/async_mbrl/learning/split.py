@@ -26,13 +26,13 @@ class ValidationSplit:
     def append(self, first: int, count: int, generator: torch.Generator) -> None:
         """Assign ``count`` transitions from number ``first`` on."""
         drawn = torch.rand(self._members, count, generator=generator) < self._share
-        for offset in range(count):
-            row = (first + offset) % self._capacity
-            column = drawn[:, offset:offset + 1]
-            if row >= self._validation.shape[1]:
-                self._validation = torch.cat([self._validation, column], 1)
-            else:
-                self._validation[:, row:row + 1] = column
+        kept = min(count, self._capacity)
+        rows = torch.arange(first + count - kept, first + count) % self._capacity
+        more = min(first + count, self._capacity) - self._validation.shape[1]
+        if more > 0:
+            self._validation = torch.cat(
+                [self._validation, torch.zeros(self._members, more, dtype=torch.bool)], 1)
+        self._validation[:, rows] = drawn[:, count - kept:]
         self._training = None
 
     def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:

@@ -21,7 +21,7 @@ from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.snapshot import Snapshot
-from async_mbrl.learning.checkpoint import recorded_hash
+from async_mbrl.learning.checkpoint import recorded_count, recorded_hash
 from async_mbrl.learning.learner import Learner
 from async_mbrl.learning.run_pin import RunPin
 from async_mbrl.ros import qos
@@ -63,6 +63,11 @@ class LearnerFiles:
     folder: Path
     first_snapshot: Path | None = None
     newest_snapshot: Path | None = None
+
+
+SURPLUS_S = 3.0
+"""Time for which the run must have fewer transitions than a learner, to be believed: the status
+that a restarted learner hears first may be older than its newest transition."""
 
 
 class SurplusError(ConfigError):
@@ -115,8 +120,11 @@ class LearnerBridge:
         self._saved_s = -math.inf
         self._unsaved = ''
 
-        first = self._restored = learner.restore(files.folder)
+        first = learner.restore(files.folder)
+        self._kept = learner.kept
         self._log_checkpoint('restored')
+        if learner.trouble:
+            node.get_logger().error(learner.trouble)
         self._joined = False
         self._first = learner.snapshot()
         size = sum(tensor.nbytes for tensor in self._first.tensors.values())
@@ -164,8 +172,9 @@ class LearnerBridge:
         self._computing.stop()
 
     def close(self) -> None:
-        """Refuse what was asked and not answered yet; :meth:`stop` comes first."""
+        """Refuse what was asked and not answered yet, let go of files; :meth:`stop` comes first."""
         self._triggers.refuse_open('the learner has ended')
+        self._learner.close()
 
     def _on_transition(self, message: msg.Transition, recovered: bool) -> None:
         if not recovered:
@@ -267,17 +276,28 @@ class LearnerBridge:
         Raises:
             SurplusError: the run has fewer transitions than the checkpoint: numbers that it gives
                 out again would be taken for those that are there already.
+            RuntimeError: it has fewer than were kept since, which nothing was saved of; they have
+                been put aside, and a restart sets it right.
         """
-        if self._joined or not self._restored:
+        if self._joined or not self._kept:
             return True
-        if time.monotonic() - self._run_heard_s < SETTLE_S:
+        heard_s = time.monotonic() - self._run_heard_s
+        if heard_s < SETTLE_S:
             return False
         assert self._run_status is not None
-        if self._restored > self._run_status.next_transition:
-            raise SurplusError(
-                f'{self._files.folder} has learned from {self._restored} transitions, but the '
-                f'journal of the run holds only {self._run_status.next_transition}, as after a '
-                f'loss of power; remove its checkpoint.json to learn anew from the journal')
+        held = self._run_status.next_transition
+        if self._kept > held:
+            if heard_s < SURPLUS_S:
+                return False
+            lost = f'but the journal of the run holds only {held}, as after a loss of power'
+            learned = recorded_count(self._files.folder, 'next_transition')
+            if learned > held:
+                raise SurplusError(
+                    f'{self._files.folder} has learned from {learned} transitions, {lost}; remove '
+                    'its checkpoint.json to learn anew from the journal')
+            self._learner.discard()
+            raise RuntimeError(f'{self._files.folder} has kept {self._kept} transitions, '
+                               f'{lost}; they are put aside, and asked for again after a restart')
         self._joined = True
         return True
 
@@ -395,5 +415,6 @@ class LearnerBridge:
     def _log_checkpoint(self, what: str) -> None:
         digest = recorded_hash(self._files.folder)
         if digest:
+            learned = recorded_count(self._files.folder, 'next_transition')
             self._node.get_logger().info(
-                f'checkpoint {what}: transitions={self._learner.next_transition} sha256={digest}')
+                f'checkpoint {what}: transitions={learned} sha256={digest}')

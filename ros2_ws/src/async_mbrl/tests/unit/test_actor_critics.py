@@ -154,7 +154,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 # ---- what is kept of the robot ----
 
-def test_the_buffer_gives_back_what_it_took() -> None:
+def test_the_buffer_gives_back_what_it_took(tmp_path: Path) -> None:
     robot = Robot(PointMass(ends=True), CLIPPED, seed=1)
     learner = make(PPO, CLIPPED)
     robot.act_by(learner.snapshot())
@@ -167,7 +167,8 @@ def test_the_buffer_gives_back_what_it_took() -> None:
     for begin in range(0, len(transitions), 37):
         buffer.append(transitions[begin:begin + 37])
     again = TransitionBuffer(capacity, 2, 1, 0)
-    again.load(buffer.tensors())
+    buffer.save_in(tmp_path, {})
+    assert again.live_in(tmp_path, {}) == ''
     for each in (buffer, again):
         kept = transitions[-capacity:]
         rows = torch.tensor([transition.number % capacity for transition in kept])
