@@ -76,6 +76,11 @@ class TransitionBuffer:
         return min(self.next_number, self._capacity)
 
     @property
+    def capacity(self) -> int:
+        """How many transitions are kept at most."""
+        return self._capacity
+
+    @property
     def next_number(self) -> int:
         """Number of the transition that is wanted next."""
         return self._tables.next_number
@@ -101,8 +106,7 @@ class TransitionBuffer:
                 for transition in transitions], np.float32),
             np.array([(transition.policy_version[0], min(transition.policy_version[1], _MOST))
                       for transition in transitions], np.int64)))
-        self._starts += [transition.number for transition in transitions if transition.step == 0]
-        self._drop_old_starts()
+        self._follow_starts([each.number for each in transitions if each.step == 0])
 
     def append_columns(self, columns: Columns) -> None:
         """Add many transitions at once, in the order of their rows; they get the next numbers.
@@ -126,8 +130,7 @@ class TransitionBuffer:
             np.concatenate([columns.observation[:, size:], columns.action_requested,
                             _facts_of_columns(columns)], 1),
             columns.policy_version))
-        self._starts += (first + np.flatnonzero(columns.step == 0)).tolist()
-        self._drop_old_starts()
+        self._follow_starts((first + np.flatnonzero(columns.step == 0)).tolist())
 
     def live_in(self, folder: Path, about: Mapping[str, Any], learned_from: int = 0,
                 last_check: int | None = None) -> str:
@@ -159,8 +162,8 @@ class TransitionBuffer:
             self._tables = MemoryTables(self._sizes)
         first = self.next_number - len(self)
         facts = self._tables.block(first, len(self)).facts
-        self._starts = (first + np.flatnonzero(facts[:, self._fact(_FIRST)] > 0)).tolist()
-        self._drop_old_starts()
+        self._starts, self._initial = [], self._initial[:0]
+        self._follow_starts((first + np.flatnonzero(facts[:, self._fact(_FIRST)] > 0)).tolist())
         return trouble
 
     def save_in(self, folder: Path, about: Mapping[str, Any]) -> None:
@@ -248,9 +251,12 @@ class TransitionBuffer:
     def _fact(self, place: int) -> int:
         return self._goal_size + self._action_size + place
 
-    def _drop_old_starts(self) -> None:
+    def _follow_starts(self, started: list[int]) -> None:
+        """Note where episodes have begun, and forget what is no longer kept."""
         oldest = self.next_number - len(self)
-        self._starts = [number for number in self._starts if number >= oldest]
+        if not started and (not self._starts or self._starts[0] >= oldest):
+            return
+        self._starts = [number for number in (*self._starts, *started) if number >= oldest]
         self._initial = torch.tensor([number % self._capacity for number in self._starts],
                                      dtype=torch.long)
 
@@ -272,7 +278,7 @@ class TransitionBuffer:
     @property
     def initial_rows(self) -> torch.Tensor:
         """Rows at which an episode began; empty if all of those have been dropped."""
-        return self._initial if self._starts else torch.zeros(0, dtype=torch.long)
+        return self._initial
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Give states, actions and next states of rows (...), each (..., size)."""

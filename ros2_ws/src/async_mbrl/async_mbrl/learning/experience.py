@@ -34,18 +34,33 @@ class Experience:
             offline_share: share of them that is drawn from the offline data, from 0 to 1, where
                 there are both kinds; negative to draw evenly from all transitions of both.
         """
-        if not self.offline:
+        old_count, new_count = self.counts(count, offline_share)
+        if self.offline is None or not old_count:
             return self.buffer.samples(self._rows(self.buffer, count))
-        if not len(self.buffer):
+        if not new_count:
             return self.offline.samples(self._rows(self.offline, count))
-        if offline_share < 0:
+        if old_count < 0:
             rows = torch.randint(len(self), (count,), generator=self.generator)
             old = rows < len(self.offline)
             return together(self.offline.samples(rows[old]),
                             self.buffer.samples(rows[~old] - len(self.offline)))
-        old_count = round(offline_share * count)
         return together(self.offline.samples(self._rows(self.offline, old_count)),
-                        self.buffer.samples(self._rows(self.buffer, count - old_count)))
+                        self.buffer.samples(self._rows(self.buffer, new_count)))
+
+    def counts(self, count: int, offline_share: float) -> tuple[int, int]:
+        """Give how many of so many are from the offline data, and how many from the robot.
+
+        Both are -1 where they are drawn evenly from both together; for the arguments see
+        :meth:`draw`.
+        """
+        if not self.offline:
+            return 0, count
+        if not len(self.buffer):
+            return count, 0
+        if offline_share < 0:
+            return -1, -1
+        old_count = round(offline_share * count)
+        return old_count, count - old_count
 
     def on_policy_rows(self) -> torch.Tensor:
         """Give the rows of the newest policy; see :meth:`TransitionBuffer.rows_of`."""

@@ -15,7 +15,7 @@ from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
-from async_mbrl.learning.algorithms import ActsByEpisode, make_algorithm
+from async_mbrl.learning.algorithms import ActsByEpisode, DrawsTransitions, make_algorithm
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
@@ -63,6 +63,9 @@ class PolicyLearner(Worker):
         self.algorithm = make_algorithm(improvement, network, task, self._generator)
         self._experience = Experience(self.buffer, self._generator)
         self._parameter_noise = ParameterNoise(exploration, self._experience)
+        self._offline_alone = Experience(
+            TransitionBuffer(1, task.state_size, task.action_size, task.goal_size),
+            self._generator)
         self._dynamics: Dynamics | None = None
         self._imagination: Imagination | None = None
         if improvement.NEEDS_MODEL:
@@ -123,6 +126,7 @@ class PolicyLearner(Worker):
         if len(offline) < 2:
             raise ConfigError(f'offline data: {len(offline)} transitions; expected 2 at least')
         self._experience.offline = offline
+        self._offline_alone.offline = offline
         self.offline_transitions = len(offline)
         self._offline_digest = digest
         self._normalise(statistics(offline, margin=0.0))
@@ -169,10 +173,9 @@ class PolicyLearner(Worker):
         Raises:
             RuntimeError: there are no offline data.
         """
-        offline = self._experience.offline
-        if offline is None:
+        if self._offline_alone.offline is None:
             raise RuntimeError('there are no offline data')
-        for _ in self.algorithm.update(Experience(offline, self._generator)) or ():
+        for _ in self.algorithm.update(self._offline_alone) or ():
             pass
         self.offline_updates += 1
 
@@ -275,6 +278,8 @@ class PolicyLearner(Worker):
             tensors.update(checkpoint.prefixed('dynamics', self._dynamics.state_dict()))
         for name, optimizer in self.algorithm.optimizers().items():
             tensors.update(checkpoint.prefixed(f'optimizer.{name}', optimizer.tensors()))
+        if isinstance(self.algorithm, DrawsTransitions):
+            tensors.update(checkpoint.prefixed('sampling', self.algorithm.sampling.tensors()))
         self._write(folder, transitions, self._identity(), tensors, {
             'model_version': list(self._model_version), 'offline_updates': self.offline_updates,
             'offline_transitions': self.offline_transitions,
@@ -310,6 +315,8 @@ class PolicyLearner(Worker):
             self._dynamics.load_state_dict(checkpoint.part('dynamics', tensors))
         for name, optimizer in self.algorithm.optimizers().items():
             optimizer.load(checkpoint.part(f'optimizer.{name}', tensors))
+        if isinstance(self.algorithm, DrawsTransitions):
+            self.algorithm.sampling.load(checkpoint.part('sampling', tensors))
         self._goal_rng.bit_generator.state = about['goal_rng']
         self._model_version = Version(*about['model_version'])
         self.offline_updates = about.get('offline_updates', 0)

@@ -63,7 +63,7 @@ STAGED = 128
 
 _PAGE = 4096
 _HEAD = struct.Struct('<8sII')
-_KINDS: tuple[np.dtype[Any], ...] = (np.dtype('<f4'), np.dtype('<f4'), np.dtype('<i8'), np.dtype('<u8'))
+_KINDS: tuple[np.dtype[Any], ...] = tuple(np.dtype(kind) for kind in ('<f4', '<f4', '<i8', '<u8'))
 """Of the tables: rows, facts, versions, checks."""
 _VERIFIED = 16_384
 """Transitions that are verified at a time."""

@@ -67,17 +67,23 @@ class SoftActorCritic(nn.Module):
         return {'critics': self._critic_optimizer, 'policy': self._policy_optimizer,
                 'temperature': self._temperature_optimizer}
 
-    def improve(self, samples: Samples, generator: torch.Generator) -> None:
+    def improve(self, samples: Samples, generator: torch.Generator,
+                weights: torch.Tensor | None = None) -> torch.Tensor:
         """Take a gradient step on the critics, and where it is due on policy and temperature.
 
         Args:
             samples: transitions (rows, ...).
             generator: draws actions.
+            weights: of the transitions in the loss of the critics, (rows,); None: all are 1.
+
+        Returns:
+            Errors (2, rows) of both critics before the step.
         """
         features = self.policy.features(samples.observation)
         noise = torch.randn(2, *samples.action.shape, generator=generator)
         targets = self.value_targets(samples, noise[0])
-        loss = self.critic_loss(features, samples.action, targets)
+        values = self.critics(features, samples.action)
+        loss = self.critic_loss(values, targets, weights)
         self._critic_optimizer.step(torch.autograd.grad(loss, self._critic_optimizer.parameters))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.targets.parameters()), list(self.critics.parameters()),
@@ -86,6 +92,7 @@ class SoftActorCritic(nn.Module):
         if int(self.critic_updates) % self.config.policy_interval == 0:
             self._improve_policy(features, noise[1])
         self.critic_updates += 1
+        return values.detach() - targets
 
     def _improve_policy(self, features: torch.Tensor, noise: torch.Tensor) -> None:
         action, log_density = self.policy.sample(features, noise)
@@ -111,10 +118,18 @@ class SoftActorCritic(nn.Module):
                  - self.log_temperature.exp() * log_density)
         return samples.reward + self.config.discount * (1.0 - samples.terminated) * value
 
-    def critic_loss(self, features: torch.Tensor, action: torch.Tensor,
-                    targets: torch.Tensor) -> torch.Tensor:
-        """Give half the squared error of both critics, each averaged over the rows; equation 5."""
-        return 0.5 * (self.critics(features, action) - targets).square().mean(1).sum()
+    @staticmethod
+    def critic_loss(values: torch.Tensor, targets: torch.Tensor,
+                    weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Give half the squared error of both critics, each averaged over the rows; equation 5.
+
+        Args:
+            values: of the critics, (2, rows).
+            targets: (rows,).
+            weights: of the rows, (rows,); None: all are 1.
+        """
+        squared = (values - targets).square()
+        return 0.5 * (squared if weights is None else weights * squared).mean(1).sum()
 
     def policy_loss(self, features: torch.Tensor, action: torch.Tensor,
                     log_density: torch.Tensor) -> torch.Tensor:

@@ -370,7 +370,8 @@ def test_rollouts_grow_longer_with_the_data() -> None:
 def test_a_batch_is_mostly_imagined() -> None:
     algorithm, _ = branched(3, TASK)
     config, drawn = algorithm.config, []
-    algorithm.actor_critic.improve = lambda samples, _: drawn.append(samples)  # type: ignore
+    algorithm.actor_critic.improve = lambda samples, *_: (  # type: ignore
+        drawn.append(samples) or torch.zeros(2, 64))
     algorithm.imagined.rows.fill_(9.0)
     robot, buffer = Robot(TASK, CLIPPED), TransitionBuffer(1000, 2, 1, 0)
     robot.act_by(make(PPO, CLIPPED).snapshot())

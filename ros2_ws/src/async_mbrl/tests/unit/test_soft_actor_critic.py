@@ -71,7 +71,7 @@ def test_value_targets_are_those_of_the_paper() -> None:
 def test_each_critic_is_drawn_to_the_targets() -> None:
     found, samples = core(), batch()
     targets = torch.arange(6.0, dtype=torch.double)
-    loss = found.critic_loss(samples.observation, samples.action, targets)
+    loss = found.critic_loss(found.critics(samples.observation, samples.action), targets)
     expected = sum(0.5 * np.mean((by_hand(
         found.critics, member, samples.observation.numpy(), samples.action.numpy())
         - targets.numpy()) ** 2) for member in range(2))
@@ -156,7 +156,8 @@ def test_losses_and_their_gradients_in_bfloat16_are_nearly_those_in_float32() ->
     found = []
     for each in cores:
         targets = each.value_targets(samples, noise)
-        critic = each.critic_loss(samples.observation, samples.action, torch.ones(256))
+        values = each.critics(samples.observation, samples.action)
+        critic = each.critic_loss(values, torch.ones(256))
         policy = each.policy_loss(samples.observation,
                                   *each.policy.sample(samples.observation, noise))
         gradients = [torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)])

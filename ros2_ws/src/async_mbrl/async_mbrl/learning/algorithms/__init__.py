@@ -19,6 +19,7 @@ from async_mbrl.learning.algorithms.ppo import Ppo
 from async_mbrl.learning.algorithms.sac import Sac
 from async_mbrl.learning.algorithms.svg import Svg
 from async_mbrl.learning.policy import Policy
+from async_mbrl.learning.sampling import Sampling
 from async_mbrl.learning.settings import (
     AwacConfig,
     ImprovementConfig,
@@ -32,7 +33,7 @@ from async_mbrl.learning.settings import (
     SvgConfig,
 )
 
-__all__ = ['ActsByEpisode', 'Algorithm', 'make_algorithm']
+__all__ = ['ActsByEpisode', 'Algorithm', 'DrawsTransitions', 'make_algorithm']
 
 
 class Algorithm(Protocol):
@@ -99,6 +100,13 @@ class ActsByEpisode(Protocol):
     def expect_episode(self, number: int) -> None:
         """Take that the next transition will be of this episode, as far as is known."""
         ...
+
+
+@runtime_checkable
+class DrawsTransitions(Protocol):
+    """An algorithm that learns from transitions which a sampling has drawn."""
+
+    sampling: Sampling
 
 
 ALGORITHMS: dict[type[ImprovementConfig], Any] = {

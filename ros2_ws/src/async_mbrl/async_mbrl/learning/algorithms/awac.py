@@ -23,6 +23,7 @@ from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.gaussian import log_density
 from async_mbrl.learning.policy import HALF_LOG_TWO_PI, Policy
 from async_mbrl.learning.product import choose_numbers
+from async_mbrl.learning.sampling import make_sampling
 from async_mbrl.learning.settings import AwacConfig
 from async_mbrl.learning.soft_actor_critic import CRITICS, Critics
 
@@ -46,6 +47,7 @@ class Awac(nn.Module):
         self._policy_optimizer = Adam(self.policy.parameters(), config.policy_learning_rate,
                                       config.policy_weight_decay)
         self.curiosity = make_curiosity(config, task, generator)
+        self.sampling = make_sampling(config.sampling)
         self._scalars: dict[str, float] = {}
 
     @property
@@ -77,24 +79,36 @@ class Awac(nn.Module):
         batch. ``clipped_share``: share of the weights that are the greatest one allowed.
         ``log_likelihood``: log density of the actions in the data, their mean, nat.
         """
-        return self._scalars if self.curiosity is None else {**self._scalars,
-                                                             **self.curiosity.scalars}
+        curious = {} if self.curiosity is None else self.curiosity.scalars
+        return {**self._scalars, **self.sampling.metrics(), **curious}
 
     def update(self, experience: Experience) -> None:
         """Improve policy and critics once."""
-        samples = experience.draw(self.config.batch, self.config.offline_share)
+        drawn = self.sampling.draw(experience, self.config.batch, self.config.offline_share)
+        samples = drawn.samples
         if self.curiosity is not None:
             samples = self.curiosity.reward(samples, self.policy)
-        self.improve(samples, experience.generator)
+        self.sampling.learned(drawn, self.improve(samples, experience.generator, drawn.weights))
 
-    def improve(self, samples: Samples, generator: torch.Generator) -> None:
-        """Take one gradient step on each, with transitions (rows, ...)."""
+    def improve(self, samples: Samples, generator: torch.Generator,
+                importance: torch.Tensor | None = None) -> torch.Tensor:
+        """Take one gradient step on each.
+
+        Args:
+            samples: transitions (rows, ...).
+            generator: draws actions.
+            importance: weights (rows,) in the loss of the critics; None: all are 1.
+
+        Returns:
+            Errors (2, rows) of both critics before the step.
+        """
         features = self.policy.features(samples.observation)
         noise = torch.randn(1 + self.config.value_samples, *samples.action.shape,
                             generator=generator)
         targets = self.value_targets(samples, noise[0])
         values = self.critics(features, samples.action)
-        critic_loss = (values - targets).square().mean(1).sum()
+        squared = (values - targets).square()
+        critic_loss = (squared if importance is None else importance * squared).mean(1).sum()
 
         mean, log_std = self.policy.distribution(features)
         advantage = values.detach().amin(0) - self.state_values(
@@ -120,6 +134,7 @@ class Awac(nn.Module):
             'effective_share': effective_share(weights), 'clipped_share': clipped,
             'log_likelihood': float(likelihood.detach().mean()),
             'action_std': float(self.policy.log_std.detach().exp().mean())}
+        return values.detach() - targets
 
     @torch.no_grad()
     def value_targets(self, samples: Samples, noise: torch.Tensor) -> torch.Tensor:

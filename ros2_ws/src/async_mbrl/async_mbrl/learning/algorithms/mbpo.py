@@ -17,9 +17,11 @@ from torch import nn
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam
 from async_mbrl.learning.buffer import Samples, together
+from async_mbrl.learning.experience import EVENLY, Experience
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.imagined_buffer import ImaginedBuffer
 from async_mbrl.learning.policy import Policy
+from async_mbrl.learning.sampling import make_sampling
 from async_mbrl.learning.settings import MbpoConfig
 from async_mbrl.learning.soft_actor_critic import SoftActorCritic
 
@@ -37,6 +39,7 @@ class Mbpo(nn.Module):
         self.config = config
         self._task = task
         self.actor_critic = SoftActorCritic(config, network, task, generator)
+        self.sampling = make_sampling(config.sampling)
         self.imagined = ImaginedBuffer(config.imagined_capacity, task)
         self.register_buffer('since_rollouts', torch.zeros((), dtype=torch.long))
         self._reward = self._bonus = 0.0
@@ -75,15 +78,19 @@ class Mbpo(nn.Module):
             self.since_rollouts.zero_()
         self.since_rollouts += 1
         real = round(config.real_share * config.batch)
-        rows = torch.randint(len(imagination.buffer), (real,), generator=generator)
-        batch = together(self._with_bonus(imagination, imagination.buffer.samples(rows)),
+        drawn = self.sampling.draw(Experience(imagination.buffer, generator), real, EVENLY)
+        batch = together(self._with_bonus(imagination, drawn.samples),
                          self.imagined.draw(config.batch - real, generator))
-        self.actor_critic.improve(batch, generator)
+        weights = drawn.weights
+        if weights is not None:
+            weights = torch.cat([weights, torch.ones(config.batch - real)])
+        errors = self.actor_critic.improve(batch, generator, weights)
+        self.sampling.learned(drawn, errors[:, :real])
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
-        return {**self.actor_critic.scalars, 'imagined_reward': self._reward,
-                'exploration_bonus': self._bonus}
+        return {**self.actor_critic.scalars, **self.sampling.metrics(),
+                'imagined_reward': self._reward, 'exploration_bonus': self._bonus}
 
     @torch.no_grad()
     def _branch(self, imagination: Imagination) -> None:

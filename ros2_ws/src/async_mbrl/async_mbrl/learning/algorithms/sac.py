@@ -1,6 +1,6 @@
 """SAC: an off-policy actor-critic on the transitions of the robot, without a model.
 
-Haarnoja et al. 2018. One update: a batch of transitions, drawn evenly from all that are kept, and a
+Haarnoja et al. 2018. One update: a batch of transitions, drawn from those that are kept, and a
 gradient step on critics, policy and temperature.
 """
 
@@ -16,6 +16,7 @@ from async_mbrl.learning.adam import Adam
 from async_mbrl.learning.curiosity import make_curiosity
 from async_mbrl.learning.experience import EVENLY, Experience
 from async_mbrl.learning.policy import Policy
+from async_mbrl.learning.sampling import make_sampling
 from async_mbrl.learning.settings import SacConfig
 from async_mbrl.learning.soft_actor_critic import SoftActorCritic
 
@@ -30,6 +31,7 @@ class Sac(nn.Module):
         self.config = config
         self.actor_critic = SoftActorCritic(config, network, task, generator)
         self.curiosity = make_curiosity(config, task, generator)
+        self.sampling = make_sampling(config.sampling)
 
     @property
     def policy(self) -> Policy:
@@ -59,13 +61,14 @@ class Sac(nn.Module):
 
     def update(self, experience: Experience) -> None:
         """Improve the policy once."""
-        samples = experience.draw(self.config.batch, EVENLY)
+        drawn = self.sampling.draw(experience, self.config.batch, EVENLY)
+        samples = drawn.samples
         if self.curiosity is not None:
             samples = self.curiosity.reward(samples, self.policy)
-        self.actor_critic.improve(samples, experience.generator)
+        self.sampling.learned(drawn, self.actor_critic.improve(samples, experience.generator,
+                                                               drawn.weights))
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
-        if self.curiosity is None:
-            return self.actor_critic.scalars
-        return {**self.actor_critic.scalars, **self.curiosity.scalars}
+        curious = {} if self.curiosity is None else self.curiosity.scalars
+        return {**self.actor_critic.scalars, **self.sampling.metrics(), **curious}

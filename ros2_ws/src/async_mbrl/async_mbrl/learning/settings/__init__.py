@@ -12,6 +12,7 @@ from async_mbrl.learning.settings.me_trpo import MeTrpoConfig
 from async_mbrl.learning.settings.pets import PetsConfig
 from async_mbrl.learning.settings.ppo import PpoConfig
 from async_mbrl.learning.settings.sac import SacConfig
+from async_mbrl.learning.settings.sampling import SamplingConfig
 from async_mbrl.learning.settings.svg import SvgConfig
 
 IMPROVEMENTS: dict[str, type[ImprovementConfig]] = {
@@ -30,4 +31,4 @@ IMPROVEMENTS: dict[str, type[ImprovementConfig]] = {
 __all__ = [
     'IMPROVEMENTS', 'ActorCriticConfig', 'AwacConfig', 'ImprovementConfig', 'MbMpoConfig',
     'MbpoConfig', 'MePpoConfig', 'MeTrpoConfig', 'PetsConfig', 'PpoConfig', 'SacConfig',
-    'SvgConfig']
+    'SamplingConfig', 'SvgConfig']

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from async_mbrl.core.config import param
 from async_mbrl.learning.settings.base import ImprovementConfig
+from async_mbrl.learning.settings.sampling import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class ActorCriticConfig(ImprovementConfig):
     offline_updates: int = param('updates from a dataset alone, before the arm moves, where there '
                                  'is one', 10_000, minimum=0)
     batch: int = param('transitions of an update', 256, minimum=1, maximum=65_536)
+    sampling: SamplingConfig = param('which transitions of the robot, and offline ones, an update '
+                                     'is made of', SamplingConfig())
     discount: float = param('discount of the return', 0.97, minimum=0.0, maximum=1.0)
     numbers: str = param('that hidden layers are multiplied in while they are learned: float32; '
                          'bfloat16, rounded to 8 bits, which some processors do twice as fast; '
