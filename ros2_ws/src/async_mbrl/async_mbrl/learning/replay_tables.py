@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -158,17 +159,18 @@ def checks_of(first: int, block: Block) -> np.ndarray:
     """
     words = np.concatenate([np.ascontiguousarray(table).view(np.uint32) for table in block],
                            axis=1).astype(np.uint64)
-    factors = _mixed(np.arange(words.shape[1] + 2, dtype=np.uint64)) | np.uint64(1)
+    factors = _factors(words.shape[1] + 2)
     numbers = np.arange(first, first + block.length, dtype=np.uint64)
     return words @ factors[2:] + numbers * factors[1] + factors[0]
 
 
-def _mixed(numbers: np.ndarray) -> np.ndarray:
-    """Give 64-bit numbers without a pattern: the output function of SplitMix64 (Steele 2014)."""
-    mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+@functools.cache
+def _factors(count: int) -> np.ndarray:
+    """Give odd 64-bit numbers without a pattern, the same for ever: SplitMix64 (Steele 2014)."""
+    mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))
+    return mixed ^ (mixed >> np.uint64(31)) | np.uint64(1)
 
 
 def _enlarged(table: torch.Tensor, size: int) -> torch.Tensor:
