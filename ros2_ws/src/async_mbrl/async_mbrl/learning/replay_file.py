@@ -310,7 +310,11 @@ def _check_description(file: int, path: Path, sizes: Sizes, about: Mapping[str, 
     text = head[_HEAD.size:_HEAD.size + length]
     if zlib.crc32(text) != check:
         raise ReplayDamaged('the CRC-32 of its description is wrong')
-    found, wanted = json.loads(text), json.loads(json.dumps(_description(sizes, about)))
+    try:
+        found = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ReplayDamaged(f'its description cannot be read ({error})') from None
+    wanted = json.loads(json.dumps(_description(sizes, about)))
     if found != wanted:
         raise CheckpointError(f'{path} belongs to something else: {differences(found, wanted)}; '
                               'use another run folder or the settings it was made with')

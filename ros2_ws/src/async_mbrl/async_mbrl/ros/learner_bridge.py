@@ -65,7 +65,7 @@ class LearnerFiles:
     newest_snapshot: Path | None = None
 
 
-SURPLUS_S = 3.0
+SURPLUS_S = 1.0
 """Time for which the run must have fewer transitions than a learner, to be believed: the status
 that a restarted learner hears first may be older than its newest transition."""
 

@@ -283,6 +283,51 @@ def test_learner_goes_on_after_a_signal_and_after_being_killed(script: Script) -
     assert 'Traceback' not in error
 
 
+def test_what_a_killed_learner_had_taken_is_on_disk_unless_the_journal_lost_it(
+        script: Script) -> None:
+    folder, copy = RunFolder(script.folder).learner('model_learner'), script.folder / 'copy'
+    learner = script.start('model_learner')
+    script.collect(2)
+    script.tell(msg.RunStatus.LEARNING)
+    script.until((folder / 'checkpoint.json').exists, 'saves nothing')
+    change(script, 'model_learner', Lifecycle.TRANSITION_DEACTIVATE)    # no checkpoint from here on
+    script.until(lambda: 'model_learner' in script.statuses
+                 and script.statuses['model_learner'].state == msg.LearnerStatus.WAITING,
+                 'does not pause')
+    script.collect(1)
+    script.until(lambda: script.statuses['model_learner'].next_transition == 45, 'takes nothing')
+    learner.kill()
+    learner.wait(30)
+    shutil.copytree(folder, copy)
+
+    script.tell(msg.RunStatus.LEARNING)
+    learner = script.start('model_learner')
+    script.until(lambda: script.statuses['model_learner'].version.incarnation == 2,
+                 'does not start again')
+    status = script.statuses['model_learner']
+    assert (status.next_transition, status.transitions_recovered) == (45, 0)
+    learner.kill()
+    learner.wait(30)
+
+    # No checkpoint has learned from the last five, which the journal has no more.
+    shutil.rmtree(folder)
+    copy.rename(folder)
+    script.kept = script.kept[:40]
+    script.tell(msg.RunStatus.WAITING)
+    failed = script.start('model_learner')
+    assert failed.wait(60) == 1
+    assert 'has kept 45 transitions, but the journal of the run holds only 40' in (
+        failed.stderr.read())
+    assert (folder / 'transitions.ring.damaged').exists()
+    script.processes.remove(failed)
+    script.tell(msg.RunStatus.LEARNING)
+    script.start('model_learner')
+    script.until(lambda: script.statuses['model_learner'].version.incarnation == 3
+                 and script.statuses['model_learner'].transitions_recovered == 40,
+                 'does not ask again')
+    assert script.statuses['model_learner'].next_transition == 40
+
+
 def test_learner_keeps_to_the_run_that_it_heard_first(script: Script) -> None:
     learner = script.start('model_learner')
     script.collect(2)

@@ -239,6 +239,23 @@ def test_damage_is_found_and_put_aside(damage: Callable[[Path], None], words: st
     assert_holds(living_in(tmp_path, 90), 90, 100)
 
 
+@given(st.lists(st.tuples(st.floats(0.0, 1.0, exclude_max=True), st.integers(1, 255)), min_size=1,
+                max_size=4))
+def test_whatever_byte_is_changed_it_is_found_or_does_not_matter(
+        changes: list[tuple[float, int]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / NAME
+        in_memory(90, 100).save_in(Path(name), ABOUT)
+        data = bytearray(path.read_bytes())
+        for place, bits in changes:
+            data[int(place * len(data))] ^= bits
+        path.write_bytes(data)
+        buffer = TransitionBuffer(90, *SIZES)
+        trouble = buffer.live_in(Path(name), ABOUT)
+        assert_holds(buffer, 90, 0 if trouble else 100)
+        buffer.close()
+
+
 def test_a_file_that_lacks_what_was_learned_from_asks_for_the_rest(tmp_path: Path) -> None:
     for have, wanted, words in ((0, 30, 'is missing; 30 transitions are asked for again'),
                                 (20, 30, 'ends after 20 transitions, but 30 were learned from')):
