@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'async_mbrl'
 NODES = ('sim_bridge', 'controller', 'guard', 'robot_interface', 'model_learner', 'policy_learner',
-         'planner')
+         'planner', 'teleop')
 
 
 def assets(*folders: str) -> list[tuple[str, list[str]]]:

@@ -36,7 +36,7 @@ exit status:
 _EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'dataset', 'set')
 """Arguments of a run that also make sense where nothing takes wall time."""
 _PRETRAINED = tuple(argument.name for argument in ARGUMENTS
-                    if argument.name not in ('schedule', 'init_from'))
+                    if argument.name not in ('schedule', 'init_from', 'takeover'))
 """Arguments of a run that begins without a robot."""
 
 

@@ -12,7 +12,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from async_mbrl.collection.recording import typestore
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import Transition
-from async_mbrl.datasets.columns import Columns, joined
+from async_mbrl.datasets.columns import Columns, Source, joined
 from async_mbrl.learning.buffer import TransitionBuffer
 
 
@@ -31,7 +31,8 @@ def of_columns(columns: Columns) -> list[Transition]:
         truncated=bool(columns.truncated[row]),
         policy_version=Version(*map(int, columns.policy_version[row])),
         log_probability=float(columns.log_probability[row]),
-        intervened=bool(columns.intervened[row])) for row in range(len(columns))]
+        intervened=bool(columns.intervened[row]),
+        takeover=bool(columns.source[row] == Source.HUMAN)) for row in range(len(columns))]
 
 
 def assert_like_live(folder: Path, live: list[Transition]) -> None:
@@ -44,6 +45,7 @@ def assert_like_live(folder: Path, live: list[Transition]) -> None:
         assert torch.equal(tensor, theirs.tensors()[name]), name
     assert columns.reward.tolist() == [item.reward for item in live]
     assert columns.intervened.tolist() == [item.intervened for item in live]
+    assert (columns.source == Source.HUMAN).tolist() == [item.takeover for item in live]
     assert columns.episode.tolist() == [item.episode for item in live]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from async_mbrl.control.settings import TELEOP
 from async_mbrl.core.config import ConfigError
 
 PLACES = ('sim', 'real')
@@ -59,6 +60,9 @@ ARGUMENTS = (
     Argument('dry_run', bool, '',
              'Everything runs, but nothing is sent to the arm. Empty: true with a real arm, false '
              'in simulation. false with a real arm makes it move.', 'switch'),
+    Argument('takeover', str, '', 'Who may act instead of the policy in learning episodes: joy, a '
+             'person with a joystick (sensor_msgs/Joy on topic joy); or the name of a node of '
+             'yours that publishes on topic takeover. Empty: nobody.'),
     Argument('set', str, '',
              'Changes of the configuration, separated by ";": key.path=value, for example '
              'task.success_rate=0.9.'),
@@ -86,7 +90,13 @@ class RunRequest:
     init_from: str | None = None
     real_time_factor: float | None = None
     dry_run: bool | None = None
+    takeover: str | None = None
     set: tuple[str, ...] = ()
+
+    @property
+    def takeover_node(self) -> str:
+        """Name of the node that may take over; empty if none may."""
+        return TELEOP if self.takeover == 'joy' else self.takeover or ''
 
 
 def default(name: str) -> str:

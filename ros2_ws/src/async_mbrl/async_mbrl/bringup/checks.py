@@ -8,6 +8,7 @@ from pathlib import Path
 
 from async_mbrl.bringup import resources
 from async_mbrl.bringup.composition import Composition, noted
+from async_mbrl.control.settings import TELEOP
 from async_mbrl.core.config import ConfigError, load, read_yaml
 from async_mbrl.core.robot import ArmConfig, JointLimits, WorkspaceLimits, tighten
 from async_mbrl.core.run import RunFolder
@@ -42,6 +43,7 @@ def check(composition: Composition, origin: Mapping[str, str]) -> Composition:
         raise ConfigError(f'real_time_factor: {composition.run.real_time_factor}, but a real arm '
                           'keeps to the clock; leave it 1')
     _check_guard(composition)
+    check_takeover(composition)
     make_task(composition.task, composition.robot)
     try:
         composition.improvement.check_network(composition.network)
@@ -76,6 +78,17 @@ def check(composition: Composition, origin: Mapping[str, str]) -> Composition:
         except ConfigError as error:
             raise ConfigError(f'robot.{error}{stands_in("robot", origin)}') from None
     return composition
+
+
+def check_takeover(composition: Composition) -> None:
+    """See to it that a joystick that may take over can move the robot.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if composition.takeover.node == TELEOP and (
+            flaw := composition.takeover.flaw(composition.robot)):
+        raise ConfigError(flaw)
 
 
 def check_beginning(composition: Composition) -> None:

@@ -12,7 +12,7 @@ from async_mbrl.bringup.arguments import PLACES, RunRequest, default
 from async_mbrl.bringup.checks import check, stands_in
 from async_mbrl.bringup.composition import SECTIONS, Composition
 from async_mbrl.collection.collector import CollectionConfig
-from async_mbrl.control.settings import ControllerSettings
+from async_mbrl.control.settings import ControllerSettings, TakeoverSettings
 from async_mbrl.control.watchdog import GuardSettings
 from async_mbrl.core.config import ConfigError, load, parse_yaml, read_yaml, to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig
@@ -70,6 +70,7 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
         'controller': {},
         'guard': {},
         'schedule': {'name': schedule},
+        'takeover': {'node': request.takeover_node},
     }
     _place(mapping, where, request.dry_run)
     if where == 'real' and not files['plant'].exists():
@@ -167,6 +168,7 @@ def compose_use(source: Composition, root: Path, request: RunRequest,
     mapping['run'].update(mode='use', policy_from=str(root), run_dir=str(run_dir), dataset='',
                           init_from='')
     mapping['collection']['learners'] = ['policy_learner']
+    mapping['takeover']['node'] = ''
     if where == 'real':
         mapping['run']['real_time_factor'] = 1.0
     _place(mapping, where, request.dry_run)
@@ -327,5 +329,6 @@ def _checked(mapping: Mapping[str, Any], where: str, origin: Mapping[str, str]) 
         network=_load(PolicyNetworkConfig, mapping, 'network', origin),
         exploration=_load(ExplorationConfig, mapping, 'exploration', origin),
         improvement=_load(IMPROVEMENTS[run.algorithm], mapping, 'improvement', origin),
-        schedule=_load(ScheduleConfig, mapping, 'schedule', origin), where=where)
+        schedule=_load(ScheduleConfig, mapping, 'schedule', origin),
+        takeover=_load(TakeoverSettings, mapping, 'takeover', origin), where=where)
     return check(composition, origin)

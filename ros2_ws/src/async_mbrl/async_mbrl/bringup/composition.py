@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from async_mbrl.collection.collector import CollectionConfig
-from async_mbrl.control.settings import ControllerSettings
+from async_mbrl.control.settings import ControllerSettings, TakeoverSettings
 from async_mbrl.control.watchdog import GuardSettings
 from async_mbrl.core.config import to_mapping
 from async_mbrl.core.network import PolicyNetworkConfig
@@ -22,7 +22,7 @@ from async_mbrl.simulation.config import PlantConfig
 from async_mbrl.tasks import TaskConfig
 
 SECTIONS = ('run', 'robot', 'plant', 'task', 'collection', 'controller', 'guard', 'model',
-            'network', 'exploration', 'improvement', 'schedule')
+            'network', 'exploration', 'improvement', 'schedule', 'takeover')
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Composition:
     exploration: ExplorationConfig
     improvement: Any
     schedule: ScheduleConfig = ScheduleConfig()
+    takeover: TakeoverSettings = TakeoverSettings()
     where: str = 'sim'
     robot_file: str = ''
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
@@ -62,6 +63,12 @@ class Composition:
         """Give the text of ``config.yaml``."""
         return '# Configuration as used; a resumed run reads it again.\n' + yaml.safe_dump(
             self.to_mapping(), sort_keys=False, default_flow_style=None, width=100)
+
+
+def with_takeover(composition: Composition, node: str) -> Composition:
+    """Give the configuration with another node that may take over; empty: nobody may."""
+    return dataclasses.replace(composition,
+                               takeover=dataclasses.replace(composition.takeover, node=node))
 
 
 def with_run(composition: Composition, run_dir: Path, motion_time_s: float) -> Composition:

@@ -11,9 +11,9 @@ from typing import IO
 
 from async_mbrl.bringup import resources
 from async_mbrl.bringup.arguments import RunRequest, default
-from async_mbrl.bringup.checks import with_robot_file, with_urdf
+from async_mbrl.bringup.checks import check_takeover, with_robot_file, with_urdf
 from async_mbrl.bringup.compose import absolute, compose, compose_use, recompose
-from async_mbrl.bringup.composition import Composition, noted, with_run
+from async_mbrl.bringup.composition import Composition, noted, with_run, with_takeover
 from async_mbrl.core.config import ConfigError, look_up, read_yaml
 from async_mbrl.core.files import link_atomically, write_atomically
 from async_mbrl.core.network import policy_architecture
@@ -165,6 +165,9 @@ def resume(request: RunRequest, root: Path) -> Composition:
     if request.robot is not None and request.robot.endswith('.yaml'):     # it may have moved
         file = Path(request.robot).expanduser().resolve()
         composition = replace(composition, robot_file=str(file))
+    # Who may move an arm is said anew each time, too.
+    composition = with_takeover(composition, request.takeover_node)
+    check_takeover(composition)
     return with_run(composition, root, motion_time)
 
 
@@ -205,6 +208,8 @@ def start_lines(run: OpenRun, commands: bool = True) -> list[str]:
     lines += composition.notes
     if not commands:
         return lines
+    if composition.takeover.node:
+        lines.append(f'node {composition.takeover.node} may take over in learning episodes')
     if composition.run.dry_run:
         lines.append('DRY RUN: nothing is sent to the arm')
     elif composition.where == 'real':

@@ -10,11 +10,13 @@ from typing import Any
 import yaml
 
 from async_mbrl.bringup.composition import Composition
+from async_mbrl.control.settings import TELEOP
 from async_mbrl.core.config import to_mapping
 from async_mbrl.core.files import write_atomically
 
-ROBOT = ('sim_bridge', 'guard', 'controller', 'robot_interface')
-"""Nodes that belong to the arm, on the robot PC; sim_bridge only where the arm is simulated."""
+ROBOT = ('sim_bridge', 'guard', 'controller', 'robot_interface', TELEOP)
+"""Nodes that belong to the arm, on the robot PC; sim_bridge only where the arm is simulated, teleop
+only where a joystick may take over."""
 
 LEARNERS = ('model_learner', 'policy_learner', 'planner')
 """Nodes that learn, or plan in what is learned; on a workstation, if there are two machines."""
@@ -29,10 +31,11 @@ ONE_THREAD = dict.fromkeys(
 LEARNER_NICE = 5
 """A third of the weight of a node on which the arm depends, where both want a core."""
 
+PROMPT_NODES = ('sim_bridge', 'guard', 'controller', TELEOP)
 PROMPT = {**ONE_THREAD, 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
-"""For nodes between which the arm moves. Shared memory of Fast DDS makes a publisher wait up to
-three times 333 ms where another process has died, or appears (its issue 6535): longer than an arm
-may be left to itself. It is read when the library is loaded, so before a process begins; with the
+"""For ``PROMPT_NODES``, between which the arm moves. Shared memory of Fast DDS makes a publisher
+wait up to three times 333 ms where another process has died, or appears (its issue 6535): longer
+than an arm may be left to itself. It is read when the library is loaded, so before a process begins; with the
 discovery range LOCALHOST shared memory is used all the same. In simulation a profile says so for
 the whole graph (``transport``)."""
 
@@ -47,6 +50,8 @@ class NodeDescription:
         parameters: nested mapping.
         required: its death ends the run.
         respawn: it is started again when it dies.
+        heartbeats: it gives signs of life by ``learner_status``, and is killed when it ceases to,
+            if it is one that is started again.
         stop_stage: nodes of a lower stage are stopped first.
         nice: of its session against others, where it is a session of its own.
         env: environment variables on top of the inherited ones.
@@ -58,6 +63,7 @@ class NodeDescription:
     required: bool
     respawn: bool
     stop_stage: int
+    heartbeats: bool = True
     nice: int = 0
     env: Mapping[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
 
@@ -73,7 +79,7 @@ def describe(composition: Composition,
     Args:
         composition: configuration of the run. A real arm has a driver of its own; a model is
             learned in a process of its own only where ``collection.learners`` says so; there is a
-            planner only where one acts.
+            planner only where one acts, and teleop only where a joystick may take over.
         names: those that run on this machine.
     """
     shared = {'run': to_mapping(composition.run), 'robot': to_mapping(composition.robot)}
@@ -87,12 +93,12 @@ def describe(composition: Composition,
             executable=name, name=name,
             parameters={**shared, **{section: parts[section] for section in sections}},
             required=required, respawn=not required, stop_stage=stop_stage,
-            nice=0 if required else LEARNER_NICE,
-            env=dict(PROMPT if name in ('sim_bridge', 'guard', 'controller') else ONE_THREAD))
+            heartbeats=name in LEARNERS, nice=LEARNER_NICE if name in LEARNERS else 0,
+            env=dict(PROMPT if name in PROMPT_NODES else ONE_THREAD))
 
     listed = [
         node('guard', 'guard', stop_stage=2),
-        node('controller', 'task', 'network', 'controller', 'guard', stop_stage=1),
+        node('controller', 'task', 'network', 'controller', 'guard', 'takeover', stop_stage=1),
         node('robot_interface', 'task', 'collection', 'schedule', stop_stage=0),
         node('policy_learner', 'task', 'model', 'network', 'exploration', 'improvement', 'schedule',
              required=False, stop_stage=0),
@@ -102,6 +108,8 @@ def describe(composition: Composition,
     if composition.improvement.PLANS and composition.run.mode == 'learn':
         listed.append(node('planner', 'task', 'model', 'improvement', required=False,
                            stop_stage=0))
+    if composition.takeover.node == TELEOP:
+        listed.append(node(TELEOP, 'task', 'takeover', required=False, stop_stage=0))
     if composition.where == 'sim':
         listed.insert(0, node('sim_bridge', 'plant', stop_stage=3))
     return tuple(item for item in listed if item.name in names)

@@ -230,7 +230,9 @@ class Supervisor:
             if now >= node.restart_s:
                 self._start(node, now)
             return
-        if not node.description.respawn or node.process is None or node.hung or node.finished:
+        description = node.description
+        if (not (description.respawn and description.heartbeats) or node.process is None
+                or node.hung or node.finished):
             return
         if node.heartbeat_s is None:
             since, limit = node.started_s, self._settings.first_heartbeat_timeout_s
@@ -238,7 +240,7 @@ class Supervisor:
             since, limit = node.heartbeat_s, self._settings.heartbeat_timeout_s
         if now - since > limit:
             node.hung = True
-            self._report(f'{node.description.name} gave no heartbeat for {now - since:.0f} s: '
+            self._report(f'{description.name} gave no heartbeat for {now - since:.0f} s: '
                          'killing it')
             node.process.send(signal.SIGKILL)
 

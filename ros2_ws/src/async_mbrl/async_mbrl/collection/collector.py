@@ -93,6 +93,8 @@ class EpisodeResult:
     distance_m: float | None
     success: bool | None
     policy_version: Version
+    taken_over: int = 0
+    """Steps in which a person acted instead of the policy."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class _Open:
     command: EpisodeCommand
     pending: ControlStep | None = None
     steps: int = 0
+    taken_over: int = 0
     ret: float = 0.0
 
     def owns(self, step: ControlStep) -> bool:
@@ -129,6 +132,9 @@ class Collector:
             abort; what learners, who only see transitions, count.
         attempts: learning episodes commanded, which is the number of the next one.
         evaluation_attempts: the same of evaluation episodes.
+        taken_over: transitions in which a person acted instead of the policy.
+        takeover_curve: [robot_time_s, share of the steps taken over] after each learning episode
+            that ended, also those cut short by an abort.
         resets: completed moves to a start pose between the first and the last transition.
         learning_curve: [robot_time_s, return_mean, success_rate] after each whole learning
             episode, over the last ``RECENT`` of them; the last is None where success is not
@@ -161,6 +167,8 @@ class Collector:
         self.transitions = 0
         self.episodes = 0
         self.rollouts = 0
+        self.taken_over = 0
+        self.takeover_curve: list[list[float]] = []
         self.attempts = 0
         self.evaluation_attempts = 0
         self.resets = 0
@@ -296,11 +304,17 @@ class Collector:
         if episode.pending is not None and self._follows(episode.pending, step):
             transition = self._complete(episode.pending, step)
             episode.steps += 1
+            episode.taken_over += transition.takeover
             episode.ret += transition.reward
             if learning:
                 transitions = (transition,)
-                self.rollouts += transition.terminated or transition.truncated
+                over = transition.terminated or transition.truncated
+                self.rollouts += over
+                self.taken_over += transition.takeover
                 self._count(now_s)
+                if over:
+                    self.takeover_curve.append([self.robot_time_s,
+                                                episode.taken_over / episode.steps])
         if step.kind == StepKind.STEP:
             if learning and self._since is None:
                 self._begun, self._since = True, now_s
@@ -331,7 +345,7 @@ class Collector:
                                            action.astype(np.float64))),
             terminated=terminated, truncated=last and not terminated,
             policy_version=pending.policy_version, log_probability=pending.log_probability,
-            intervened=step.previous_intervened)
+            intervened=step.previous_intervened, takeover=pending.takeover)
 
     def _count(self, now_s: float) -> None:
         self.transitions += 1
@@ -345,7 +359,8 @@ class Collector:
         version = ended.pending.policy_version if ended.pending else NO_VERSION
         result = EpisodeResult(
             episode=command.episode, mode=command.mode, steps=ended.steps, ret=ended.ret,
-            distance_m=verdict.distance_m, success=verdict.success, policy_version=version)
+            distance_m=verdict.distance_m, success=verdict.success, policy_version=version,
+            taken_over=ended.taken_over)
         if command.mode == Mode.EVALUATION:
             self.results.append(result)
             return result

@@ -29,6 +29,8 @@ from async_mbrl.core.config import ConfigError
 from async_mbrl.core.files import write_atomically
 
 MAGIC = b'AMBRLJ01'
+FORMAT = 2
+"""Of what the records hold; stands in ``meta.json``."""
 SEGMENT_BYTES = 16 * 1024 * 1024
 MAXIMUM_PAYLOAD = 4 * 1024 * 1024
 MAXIMUM_META_BYTES = 1024 * 1024

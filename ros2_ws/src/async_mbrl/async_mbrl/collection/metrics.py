@@ -49,6 +49,10 @@ def metrics_record(collector: Collector, sequence: Course, account: Account, *,
     if collector.learning_curve:
         _, record['return_mean'], record['success_rate'] = collector.learning_curve[-1]
         record['distance_m'] = collector.recent()[-1].distance_m
+    if collector.takeover_curve:
+        record['takeover'] = {
+            'steps': collector.taken_over, 'last_episode_rate': collector.takeover_curve[-1][1],
+            'rate': share(collector.taken_over, collector.transitions)}
     controller = account.controller
     if controller is not None:
         record['policy'] = {

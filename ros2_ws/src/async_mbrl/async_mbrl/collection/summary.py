@@ -64,6 +64,8 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
     of jitter, are of the last start of the node. ``ticks``, ``late_ticks``, ``jitter_ms``,
     ``tick_us`` and ``command_gap_ms`` are as last heard while the run was learning: from the start
     of the node on, moves between episodes included, but not what came after learning.
+    ``takeover.rate`` is the share of the steps of learning episodes in which a person acted, its
+    ``curve`` that of each such episode.
     ``transitions.lost`` is what the numbering in the journal leaves out and, once a run is over,
     what a learner had not received.
 
@@ -159,6 +161,11 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
             'collision_holds': facts.collision_holds,
             'plans_refused': facts.plans_refused,
             'faults': list(account.faults),
+        },
+        'takeover': {
+            'steps': collector.taken_over,
+            'rate': share(collector.taken_over, collector.transitions),
+            'curve': collector.takeover_curve,
         },
         'latency_ms': {
             'transition_to_learner': _worst(learners, 'transition_latency'),

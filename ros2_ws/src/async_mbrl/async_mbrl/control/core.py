@@ -18,6 +18,7 @@ from async_mbrl.control.kinds import means_of
 from async_mbrl.control.motion import Motion, MotionMachine
 from async_mbrl.control.orders import flaw
 from async_mbrl.control.policy import PolicyParameters
+from async_mbrl.control.takeover import SILENT_S, Takeover, TakeoverState
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.plan import Plan
 from async_mbrl.core.robot import RobotConfig
@@ -55,7 +56,8 @@ class ControlCore:
 
     def __init__(self, robot: RobotConfig, task: Any, network: PolicyNetworkConfig, *,
                  state_timeout_s: float | None = None, stall_s: float = STALL_S,
-                 dry_run: bool = False, enabled: bool = True) -> None:
+                 takeover_silent_s: float = SILENT_S, dry_run: bool = False,
+                 enabled: bool = True) -> None:
         """Prepare for a robot, a task (see :mod:`async_mbrl.tasks`) and a policy network.
 
         Args:
@@ -66,6 +68,7 @@ class ControlCore:
                 without it.
             stall_s: time between two ticks, robot time, after which what was sent last may have
                 come from guard.
+            takeover_silent_s: silence after which a takeover by a person is lost, robot time.
             dry_run: the commands are not sent to the arm: moves arrive when their time is over,
                 and the applied action is 0.
             enabled: whether orders are taken from the beginning.
@@ -83,7 +86,8 @@ class ControlCore:
         self._machine = MotionMachine(enabled)
         self._filter = means.filter
         self._holding = means.holding
-        self._run = EpisodeRunner(robot, task, network, means.start, dry_run)
+        self._run = EpisodeRunner(robot, task, network, means.start, dry_run,
+                                 TakeoverState(takeover_silent_s))
         self._commands: list[EpisodeCommand] = []
         self._stale = False
         self._stall_s = max(stall_s, 2.5 / robot.control_rate_hz)
@@ -109,6 +113,16 @@ class ControlCore:
     def planned_steps(self) -> int:
         """Policy steps so far that were acted as planned."""
         return self._run.planned_steps
+
+    @property
+    def takeover_steps(self) -> int:
+        """Policy steps so far in which a person acted."""
+        return self._run.takeover_steps
+
+    @property
+    def takeovers_ignored(self) -> int:
+        """Policy steps of evaluations so far in which a person wanted to act."""
+        return self._run.takeovers_ignored
 
     @property
     def motion(self) -> Motion:
@@ -162,6 +176,10 @@ class ControlCore:
     def set_plan(self, plan: Plan) -> None:
         """Hand over a verified plan; see :meth:`EpisodeRunner.set_plan`."""
         self._run.set_plan(plan)
+
+    def set_takeover(self, takeover: Takeover) -> None:
+        """Hand over what a person asked for; see :meth:`EpisodeRunner.set_takeover`."""
+        self._run.set_takeover(takeover)
 
     def command(self, command: EpisodeCommand) -> None:
         """Hand over an order; it is obeyed at the next tick, orders in the order given."""
@@ -328,7 +346,8 @@ class ControlCore:
         if reason and not fresh and not self._machine.latched and self._machine.enabled:
             return ('no joint states have arrived' if math.isinf(age_s)
                     else f'joint states are stale: the newest is {age_s:.3f} s old')
-        return reason or flaw(command, self._robot, self._task)
+        return (reason or flaw(command, self._robot, self._task)
+                or self._run.refusal(command, self._last_time_s))
 
     # ---- pieces ----
 

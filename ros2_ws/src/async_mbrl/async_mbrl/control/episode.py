@@ -15,6 +15,7 @@ from async_mbrl.control.kinds import Start
 from async_mbrl.control.move import Progress
 from async_mbrl.control.plan_record import OLDEST_S
 from async_mbrl.control.policy import PolicyParameters
+from async_mbrl.control.takeover import LOST, Takeover, TakeoverState
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.plan import Plan
@@ -63,7 +64,7 @@ class EpisodeRunner:
     """
 
     def __init__(self, robot: RobotConfig, task: Any, network: PolicyNetworkConfig, start: Start,
-                 dry_run: bool) -> None:
+                 dry_run: bool, takeover: TakeoverState) -> None:
         """Prepare for a robot, a task and a policy network.
 
         Args:
@@ -72,6 +73,7 @@ class EpisodeRunner:
             network: shape of the policy.
             start: the way to where an episode starts.
             dry_run: nothing that is sent arrives, and the applied action is 0.
+            takeover: whether a person is in charge; nobody is yet.
 
         Raises:
             ConfigError: the control rate is not a multiple of the policy rate.
@@ -82,6 +84,10 @@ class EpisodeRunner:
         """Policies swapped in so far."""
         self.planned_steps = 0
         """Policy steps so far that were acted as planned."""
+        self.takeover_steps = 0
+        """Policy steps so far in which a person acted."""
+        self.takeovers_ignored = 0
+        """Policy steps of evaluations so far in which a person wanted to act."""
         self.starting = False
         """Whether the episode is on the way to its start."""
         self.bad_actions = 0
@@ -96,6 +102,7 @@ class EpisodeRunner:
         self._pending: PolicyParameters | None = None
         self._pinned = NO_VERSION
         self._plan: Plan | None = None
+        self._takeover = takeover
         self._oldest_steps = max(1, round(OLDEST_S * task.config.policy_rate_hz))
         self._command = EpisodeCommand(CommandKind.HOLD)
         self._events: list[ControlStep] = []
@@ -133,6 +140,19 @@ class EpisodeRunner:
         older than ``OLDEST_S``; in all others the policy acts, drawn or its mean.
         """
         self._plan = plan
+
+    def set_takeover(self, takeover: Takeover) -> None:
+        """Hand over what a person asked for last.
+
+        While they are in charge they act in the steps of learning episodes. One who falls silent
+        ends the episode, and no other one begins before the takeover was ended.
+        """
+        self._takeover.take(takeover)
+
+    def refusal(self, command: EpisodeCommand, time_s: float) -> str:
+        """Say why an episode must not begin at a robot time, s; empty if nothing is against it."""
+        learning = command.mode == Mode.LEARNING
+        return LOST if learning and self._takeover.lost(time_s) else ''
 
     def swap_policy(self, time_s: float, running: bool) -> None:
         """Swap in the policy handed over last, if there is one and nothing is against it."""
@@ -187,6 +207,8 @@ class EpisodeRunner:
         Returns:
             How the episode ended; None if it goes on.
         """
+        if self.refusal(self._command, time_s):
+            return End(LOST)
         if not self.starting:
             return self._continue(time_s, position, velocity, out)
         if self._command.start_pose.size:
@@ -240,8 +262,11 @@ class EpisodeRunner:
                        previous_intervened=intervened)
             return End()
         log_probability, std = 0.0, 0.0
-        planned = self._planned_action()
-        if planned is not None:
+        asked, planned = self._takeover_action(), self._planned_action()
+        if asked is not None:
+            action = asked
+            self.takeover_steps += 1
+        elif planned is not None:
             action = planned
             self.planned_steps += 1
         elif command.mode == Mode.LEARNING:
@@ -260,8 +285,15 @@ class EpisodeRunner:
                    action_requested=action.astype(np.float32),
                    previous_action_applied=applied.astype(np.float32),
                    previous_intervened=intervened, log_probability=log_probability,
-                   exploration_std=std)
+                   exploration_std=std, takeover=asked is not None)
         return None
+
+    def _takeover_action(self) -> np.ndarray | None:
+        asked = self._takeover.action
+        if asked is not None and self._command.mode == Mode.EVALUATION:
+            self.takeovers_ignored += 1
+            return None
+        return asked
 
     def _planned_action(self) -> np.ndarray | None:
         plan, command = self._plan, self._command

@@ -35,6 +35,7 @@ from async_mbrl.control.realtime import (
     shorten_timer_slack,
 )
 from async_mbrl.control.settings import LoopSettings
+from async_mbrl.control.takeover import SILENT_S
 from async_mbrl.core.realtime import use_fifo
 
 IDLE_WAKE_TICKS = 5
@@ -63,7 +64,9 @@ class ControlLoop:
         # Faster than real time the machine's own delays count for more robot time.
         self._core = ControlCore(robot, task, settings.network,
                                  state_timeout_s=robot.state_timeout_s * max(1.0, factor),
-                                 stall_s=STALL_S * factor, dry_run=settings.dry_run, enabled=False)
+                                 stall_s=STALL_S * factor,
+                                 takeover_silent_s=SILENT_S * max(1.0, factor),
+                                 dry_run=settings.dry_run, enabled=False)
         self._layout = PolicyLayout(task, settings.network)
         self._wake = wake
         self._period_ns = round(1e9 / (robot.control_rate_hz * factor))
@@ -135,6 +138,9 @@ class ControlLoop:
         plan = block.newest_plan()
         if plan is not None:
             core.set_plan(plan)
+        takeover = block.newest_takeover()
+        if takeover is not None:
+            core.set_takeover(takeover)
         self._take_requests()
         command = core.tick(time_s, self._position, self._velocity, self._state_time_s)
         if command is not None:
@@ -154,6 +160,8 @@ class ControlLoop:
         counters[COUNTER['active']] = int(core.active)
         counters[COUNTER['stale_holds']] = core.stale_holds
         counters[COUNTER['planned_steps']] = core.planned_steps
+        counters[COUNTER['takeover_steps']] = core.takeover_steps
+        counters[COUNTER['takeovers_ignored']] = core.takeovers_ignored
         return command is not None or wanted is not None or bool(events)
 
     def _send(self, time_s: float, command: np.ndarray) -> None:

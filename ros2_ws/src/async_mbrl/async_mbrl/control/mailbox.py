@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from async_mbrl.control.plan_record import PlanRecord
+from async_mbrl.control.takeover import Takeover, TakeoverRecord
 from async_mbrl.core.plan import Plan
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import CommandKind, ControlStep, EpisodeCommand, Mode, StepKind
@@ -36,6 +37,7 @@ STATE_SLOTS = 8
 COMMAND_SLOTS = 64
 POLICY_SLOTS = 3
 PLAN_SLOTS = 4
+TAKEOVER_SLOTS = 8
 REQUEST_SLOTS = 256
 STEP_SLOTS = 4096
 ADOPTION_SLOTS = 256
@@ -141,6 +143,8 @@ COUNTERS = (
     'stale_holds',       # loop: times that stale joint states stopped the arm
     'policies_applied',  # loop: policies swapped in
     'planned_steps',     # loop: policy steps that were acted as planned
+    'takeover_steps',    # loop: policy steps in which a person acted
+    'takeovers_ignored',  # loop: policy steps of evaluations in which a person wanted to act
     'realtime',          # loop: priority of SCHED_FIFO, 0 under the plain scheduler
     'memory_locked',     # loop: 1 with locked memory
     'worst_lateness_ns',  # loop: greatest lateness while not idle
@@ -189,9 +193,9 @@ class Request:
 class SharedBlock:
     """All mailboxes between parent and loop, in one memory file.
 
-    Parent writes ``states``, ``requests``, ``policies``, ``plans``; the loop writes ``commands``,
-    ``steps``, ``adoptions``, ``resets``, ``fault``, ``answers`` and the counters and histograms
-    marked so.
+    Parent writes ``states``, ``requests``, ``policies``, ``plans``, ``takeovers``; the loop writes
+    ``commands``, ``steps``, ``adoptions``, ``resets``, ``fault``, ``answers`` and the counters and
+    histograms marked so.
     Orders and all other requests share one ring, so that the loop sees them in the order in which
     they were made.
     """
@@ -204,11 +208,13 @@ class SharedBlock:
         self._step = StepRecord(observation_size, joints)
         self._order = OrderRecord(start_size, goal_size)
         self._plan = PlanRecord(joints)
+        self._takeover = TakeoverRecord(joints)
         rings = {
             'states': (STATE_SLOTS, 8 * (1 + 2 * states)),
             'commands': (COMMAND_SLOTS, 8 * (1 + joints)),
             'policies': (POLICY_SLOTS, policy_bytes),
             'plans': (PLAN_SLOTS, self._plan.size),
+            'takeovers': (TAKEOVER_SLOTS, self._takeover.size),
             'requests': (REQUEST_SLOTS, 1 + max(self._order.size, _REQUEST_BYTES)),
             'steps': (STEP_SLOTS, self._step.size),
             'adoptions': (ADOPTION_SLOTS, 32),
@@ -235,6 +241,7 @@ class SharedBlock:
         self.commands: Ring = made['commands']
         self.policies: Ring = made['policies']
         self.plans: Ring = made['plans']
+        self.takeovers: Ring = made['takeovers']
         self.requests: Ring = made['requests']
         self.steps: Ring = made['steps']
         self.adoptions: Ring = made['adoptions']
@@ -259,6 +266,15 @@ class SharedBlock:
         """Take the newest plan; None if there is none since the last one."""
         record = self.plans.latest()
         return None if record is None else self._plan.unpack(record)
+
+    def put_takeover(self, takeover: Takeover) -> None:
+        """Hand what a person asks for to the loop."""
+        self.takeovers.write(self._takeover.pack(takeover))
+
+    def newest_takeover(self) -> Takeover | None:
+        """Take what a person asked for last; None if there is nothing since then."""
+        record = self.takeovers.latest()
+        return None if record is None else self._takeover.unpack(record)
 
     def put_request(self, request: Request) -> None:
         """Hand a request to the loop."""
@@ -351,7 +367,7 @@ class OrderRecord:
 class StepRecord:
     """Bytes of an event of the control loop."""
 
-    _head = struct.Struct('<BBBxIQQIIIIIIdff')
+    _head = struct.Struct('<BBBBIQQIIIIIIdff')
 
     def __init__(self, observation_size: int, action_size: int) -> None:
         """Leave room for an observation and two actions."""
@@ -366,8 +382,9 @@ class StepRecord:
             step.observation, step.action_requested, step.previous_action_applied)]
         return b''.join([
             self._head.pack(
-                step.kind, step.mode, step.previous_intervened, step.policy_version.incarnation,
-                step.policy_version.counter, step.command_number, step.episode, step.step,
+                step.kind, step.mode, step.previous_intervened, step.takeover,
+                step.policy_version.incarnation, step.policy_version.counter,
+                step.command_number, step.episode, step.step,
                 *(array.size for array in arrays), len(reason), step.time_s, step.log_probability,
                 step.exploration_std),
             _words(arrays[0], self._observation, 'observation'),
@@ -377,8 +394,8 @@ class StepRecord:
 
     def unpack(self, record: bytes) -> ControlStep:
         """Give the event of bytes."""
-        (kind, mode, intervened, incarnation, counter, command_number, episode, step, observations,
-         requested, applied, reason, time_s, log_probability,
+        (kind, mode, intervened, takeover, incarnation, counter, command_number, episode, step,
+         observations, requested, applied, reason, time_s, log_probability,
          std) = self._head.unpack_from(record)
         begin, arrays = self._head.size, []
         for count in (observations, requested, applied):
@@ -389,4 +406,5 @@ class StepRecord:
             step=step, mode=Mode(mode), observation=arrays[0], action_requested=arrays[1],
             previous_action_applied=arrays[2], previous_intervened=bool(intervened),
             policy_version=Version(incarnation, counter), log_probability=log_probability,
-            exploration_std=std, reason=from_text(record[begin:begin + reason]))
+            exploration_std=std, takeover=bool(takeover),
+            reason=from_text(record[begin:begin + reason]))

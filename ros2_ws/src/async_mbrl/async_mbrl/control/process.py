@@ -26,6 +26,7 @@ from async_mbrl.control.mailbox import (
 from async_mbrl.control.motion import MOTIONS, Motion
 from async_mbrl.control.policy import PolicyLayout, PolicyParameters
 from async_mbrl.control.settings import LoopSettings
+from async_mbrl.control.takeover import Takeover
 from async_mbrl.core.plan import Plan
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import ControlStep, EpisodeCommand
@@ -133,6 +134,14 @@ class LoopProcess:
             ValueError: its actions are of another size, or too many.
         """
         self._block.put_plan(plan)
+
+    def put_takeover(self, takeover: Takeover) -> None:
+        """Hand over what a person asks for, verified.
+
+        Raises:
+            ValueError: the action is of another size.
+        """
+        self._block.put_takeover(takeover)
 
     # The loop begins not enabled. What ends a run ends orders made before it, too.
 

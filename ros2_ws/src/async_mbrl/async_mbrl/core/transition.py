@@ -75,6 +75,7 @@ class ControlStep:
     policy_version: Version = NO_VERSION
     log_probability: float = 0.0
     exploration_std: float = 0.0
+    takeover: bool = False
     reason: str = ''
 
 
@@ -95,3 +96,4 @@ class Transition:
     policy_version: Version = NO_VERSION
     log_probability: float = 0.0
     intervened: bool = False
+    takeover: bool = False

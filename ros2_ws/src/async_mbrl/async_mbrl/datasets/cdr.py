@@ -33,7 +33,8 @@ TRANSITION: Schema = (
     *_HEADER, ('number', 'u8'), ('episode', 'u4'), ('step', 'u4'), ('observation', 'f4[]'),
     ('action_requested', 'f4[]'), ('action_applied', 'f4[]'), ('next_observation', 'f4[]'),
     ('reward', 'f8'), ('terminated', 'u1'), ('truncated', 'u1'), ('incarnation', 'u4'),
-    ('counter', 'u8'), ('log_probability', 'f4'), ('intervened', 'u1'), ('publish_time_ns', 'i8'))
+    ('counter', 'u8'), ('log_probability', 'f4'), ('intervened', 'u1'), ('takeover', 'u1'),
+    ('publish_time_ns', 'i8'))
 """async_mbrl_interfaces/msg/Transition."""
 
 JOINT_STATE: Schema = (

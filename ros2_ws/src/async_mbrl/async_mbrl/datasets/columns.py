@@ -64,7 +64,7 @@ class Columns:
 
 
 def columns_of(transitions: Sequence[Transition], source: Source) -> Columns:
-    """Put at least one transition into columns."""
+    """Put at least one transition into columns; ``source``: who acted where no person took over."""
     def column(name: str, kind: type[np.generic]) -> np.ndarray:
         return np.array([getattr(transition, name) for transition in transitions], kind)
 
@@ -75,7 +75,7 @@ def columns_of(transitions: Sequence[Transition], source: Source) -> Columns:
         **{name: column(name, np.bool_) for name in ('terminated', 'truncated', 'intervened')},
         **{name: column(name, np.int64) for name in ('episode', 'step', 'policy_version')},
         log_probability=column('log_probability', np.float32),
-        source=np.full(len(transitions), source, np.uint8))
+        source=np.where(column('takeover', np.bool_), Source.HUMAN, source).astype(np.uint8))
 
 
 def empty_columns(rows: int, observation_size: int, action_size: int) -> Columns:

@@ -54,8 +54,9 @@ def add_dataset(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
     split = actions.add_parser(
         'split', help='divide a dataset by whole episodes',
-        description='Divide a dataset by whole episodes: a share drawn at random, or those of the '
-        'greatest returns, go into the first folder, the others into the second.')
+        description='Divide a dataset by whole episodes: a share drawn at random, those of the '
+        'greatest returns, or those that somebody acted in, go into the first folder, the others '
+        'into the second.')
     _add_folder(split)
     split.add_argument('first', type=Path, metavar='FIRST', help='new folder')
     split.add_argument('second', type=Path, metavar='SECOND', help='new folder for the others')
@@ -65,6 +66,9 @@ def add_dataset(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     how.add_argument('--return-quantile', type=float, metavar='X',
                      help='quantile of the returns, in (0, 1): episodes from it on go into the '
                      'first')
+    how.add_argument('--actor', choices=ACTORS,
+                     help='who has chosen at least one action of the episodes that go into the '
+                     'first; human: those that a person took over or demonstrated')
     split.add_argument('--seed', type=int, default=0, metavar='N',
                        help='seed of what is drawn (default: 0)')
     split.set_defaults(run=_split)
@@ -197,7 +201,9 @@ def _info(options: argparse.Namespace) -> int:
           f'{told["intervened"]} intervened')
     for title, spread in (('return', told['return']), ('steps', told['steps_of_an_episode'])):
         print(f'  {title}: ' + ', '.join(f'{name} {value:.4g}' for name, value in spread.items()))
-    print('  actions by: ' + ', '.join(f'{name} {count}' for name, count in told['actors'].items()))
+    print('  actions by: ' + ', '.join(
+        f'{name} {count} ({count / told["transitions"]:.1%})'
+        for name, count in told['actors'].items()))
     for source in told['sources']:
         print(f'  from {source.get("path")}: {source.get("format")}, '
               f'{source.get("transitions")} transitions')
@@ -224,11 +230,13 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _split(options: argparse.Namespace) -> int:
+    from async_mbrl.datasets.columns import Source
     from async_mbrl.datasets.editing import split
 
     if options.seed < 0:
         raise ConfigError(f'seed: {options.seed} is below the minimum 0')
     for about in split(options.dataset, options.first, options.second, share=options.share,
-                       return_quantile=options.return_quantile, seed=options.seed):
+                       return_quantile=options.return_quantile, seed=options.seed,
+                       actor=None if options.actor is None else Source[options.actor.upper()]):
         print(f'{about.folder}: {about.transitions} transitions, {about.episodes} episodes')
     return 0

@@ -7,9 +7,11 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from async_mbrl.datasets.columns import Source
 from async_mbrl.datasets.identity import DatasetError
 from async_mbrl.datasets.statistics import Episodes, read_episodes
 from async_mbrl.datasets.store import DatasetAbout, DatasetWriter, read_about, read_columns
@@ -60,18 +62,31 @@ def best_of_episodes(episodes: Episodes, quantile: float) -> np.ndarray:
     return episodes.number[best]
 
 
+def episodes_by(episodes: Episodes, actor: Source) -> np.ndarray:
+    """Give the numbers of the episodes in which somebody chose at least one action.
+
+    Raises:
+        DatasetError: that leaves nothing on one side.
+    """
+    acted = episodes.actors[:, actor]
+    _both_sides(int(acted.sum()), len(episodes), f'actor: {actor.name.lower()}')
+    return episodes.number[acted]
+
+
 def split(folder: Path, first: Path, second: Path, *, share: float | None = None,
-          return_quantile: float | None = None, seed: int = 0
+          return_quantile: float | None = None, actor: Source | None = None, seed: int = 0
           ) -> tuple[DatasetAbout, DatasetAbout]:
     """Divide a dataset by whole episodes, which keep their order and numbers.
 
     Args:
         folder: the dataset.
-        first: takes a share of the episodes, drawn at random; or those of the greatest returns.
+        first: takes a share of the episodes, drawn at random; or those of the greatest returns; or
+            those in which somebody acted.
         second: takes the others.
         share: in (0, 1), of the episodes.
-        return_quantile: in (0, 1), of the returns, from which on an episode goes to ``first``; one
-            of both must be given.
+        return_quantile: in (0, 1), of the returns, from which on an episode goes to ``first``.
+        actor: an episode goes to ``first`` if they chose an action of it. One of these three must
+            be given.
         seed: of what is drawn.
 
     Raises:
@@ -80,15 +95,18 @@ def split(folder: Path, first: Path, second: Path, *, share: float | None = None
     for name, value in (('share', share), ('return_quantile', return_quantile)):
         if value is not None and not 0.0 < value < 1.0:
             raise DatasetError(f'{name}: {value:g} is not between 0 and 1')
-    if (share is None) == (return_quantile is None):
-        raise DatasetError('split: give either --share or --return-quantile')
+    if sum(value is not None for value in (share, return_quantile, actor)) != 1:
+        raise DatasetError('split: give one of --share, --return-quantile and --actor')
     about = read_about(folder)
     episodes = read_episodes(folder)
     if not len(episodes):
         raise DatasetError(f'{folder}: has no episodes to divide')
     if share is not None:
         chosen = share_of_episodes(episodes, share, seed)
-        how = {'split': 'share', 'share': share, 'seed': seed}
+        how: dict[str, Any] = {'split': 'share', 'share': share, 'seed': seed}
+    elif actor is not None:
+        chosen = episodes_by(episodes, actor)
+        how = {'split': 'actor', 'actor': actor.name.lower()}
     else:
         assert return_quantile is not None
         chosen = best_of_episodes(episodes, return_quantile)

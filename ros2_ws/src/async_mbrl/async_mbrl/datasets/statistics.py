@@ -21,12 +21,14 @@ class Episodes:
         number: of each, int64.
         steps: transitions of each, int64.
         returns: sum of the rewards of each, float64.
+        actors: (n, 256), bool: who, as :class:`Source`, chose an action of each.
         sources: transitions by who chose the action.
     """
 
     number: np.ndarray
     steps: np.ndarray
     returns: np.ndarray
+    actors: np.ndarray
     sources: dict[str, int]
 
     def __len__(self) -> int:
@@ -47,6 +49,7 @@ def read_episodes(folder: Path, *, skip_damaged: bool = False,
         DatasetError: no dataset, or damaged.
     """
     table: dict[int, list[float]] = {}
+    actors: dict[int, np.ndarray] = {}
     sources = np.zeros(256, np.int64)
     for columns in read_columns(folder, skip_damaged=skip_damaged, report=report):
         sources += np.bincount(columns.source, minlength=256)
@@ -56,11 +59,14 @@ def read_episodes(folder: Path, *, skip_damaged: bool = False,
             entry = table.setdefault(int(columns.episode[first]), [0, 0.0])
             entry[0] += int(steps)
             entry[1] += float(total)
+            who = actors.setdefault(int(columns.episode[first]), np.zeros(256, bool))
+            who[columns.source[first:first + steps]] = True
     names = {int(source): source.name.lower() for source in Source}
     return Episodes(
         number=np.array(list(table), np.int64),
         steps=np.array([entry[0] for entry in table.values()], np.int64),
         returns=np.array([entry[1] for entry in table.values()], np.float64),
+        actors=np.array(list(actors.values()), bool).reshape(-1, 256),
         sources={names.get(value, f'source {value}'): int(count)
                  for value, count in enumerate(sources) if count})
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from async_mbrl.collection.journal import (
+    FORMAT,
     RecordKind,
     has_frame,
     read_meta,
@@ -37,11 +38,14 @@ def journal_identity(folder: Path) -> Identity:
     """Give what a journal was made with.
 
     Raises:
-        DatasetError: there is no journal.
+        DatasetError: there is no journal, or it is of another format.
     """
     meta = read_meta(folder)
     if meta is None:
         raise DatasetError(f'{folder}: no journal of a run')
+    if meta.get('format') != FORMAT:
+        raise DatasetError(f'{folder}: a journal of format {str(meta.get("format"))[:20]}, but '
+                           f'this version reads {FORMAT}; import it with the version that made it')
     return identity_from_mapping(meta, str(folder / 'meta.json'))
 
 
@@ -238,13 +242,14 @@ class _Reader:
                 getattr(columns, name)[rows] = found[name] != 0
             columns.policy_version[rows, 0] = found['incarnation']
             columns.policy_version[rows, 1] = np.minimum(found['counter'], _MOST)
+            by = np.where(columns.policy_version[rows].any(1), Source.POLICY, Source.UNKNOWN)
+            columns.source[rows] = np.where(found['takeover'] != 0, Source.HUMAN, by)
         self._fitting |= bool(good.any())
         for what, count in wrong:
             if not self._fitting:
                 raise DatasetError(f'{what}; give the task and robot it was recorded with')
             self._tally.damaged(what)
             self._tally.leave_out('damaged messages', count)
-        columns.source[:] = np.where(columns.policy_version.any(1), Source.POLICY, Source.UNKNOWN)
         if good.all():
             return numbers, columns
         return numbers[good], columns[good]

@@ -13,7 +13,7 @@ import torch
 
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import Transition
-from async_mbrl.datasets.columns import Columns
+from async_mbrl.datasets.columns import Columns, Source
 from async_mbrl.learning.replay_file import NAME, ReplayDamaged, ReplayFile, put_aside
 from async_mbrl.learning.replay_tables import FACTS, Block, MemoryTables, Sizes, Tables
 
@@ -303,6 +303,10 @@ class TransitionBuffer:
         """Give the log densities (...) of these, as the controller has reported them, nat."""
         return self._tables.facts[rows, self._fact(_LOG_PROBABILITY)]
 
+    def by_human(self, rows: torch.Tensor) -> torch.Tensor:
+        """Say (...) of rows whether a person has chosen the action, and no policy."""
+        return self._tables.facts[rows, self._fact(_BY_HUMAN)] > 0
+
     def ended(self, rows: torch.Tensor) -> torch.Tensor:
         """Say (...) of rows whether the episode ended after them, by itself or cut short.
 
@@ -335,17 +339,19 @@ class TransitionBuffer:
         return torch.arange(begin, self.next_number) % self._capacity
 
 
-_REWARD, _LOG_PROBABILITY, _TERMINATED, _TRUNCATED, _FIRST = range(len(FACTS))
+_REWARD, _LOG_PROBABILITY, _TERMINATED, _TRUNCATED, _FIRST, _BY_HUMAN = range(len(FACTS))
 
 
 def _facts(transition: Transition) -> np.ndarray[Any, Any]:
     return np.array([transition.reward, transition.log_probability, transition.terminated,
-                     transition.truncated, transition.step == 0], np.float32)
+                     transition.truncated, transition.step == 0, transition.takeover],
+                    np.float32)
 
 
 def _facts_of_columns(columns: Columns) -> np.ndarray[Any, Any]:
     return np.stack([columns.reward, columns.log_probability, columns.terminated,
-                     columns.truncated, columns.step == 0], 1).astype(np.float32)
+                     columns.truncated, columns.step == 0,
+                     columns.source == Source.HUMAN], 1).astype(np.float32)
 
 
 def _taken(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

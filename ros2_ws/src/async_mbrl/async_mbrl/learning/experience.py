@@ -22,6 +22,8 @@ class Experience:
         """Transitions from before the run, if there are any; they count for nothing in it."""
         self.acting_since: Version | None = None
         """First version that the policy was handed out under as it is now; None until it is."""
+        self.left_out = 0
+        """Rows that :meth:`on_policy_rows` has left out the last time."""
 
     def __len__(self) -> int:
         return len(self.buffer) + len(self.offline or ())
@@ -63,10 +65,24 @@ class Experience:
         return old_count, count - old_count
 
     def on_policy_rows(self) -> torch.Tensor:
-        """Give the rows of the newest policy; see :meth:`TransitionBuffer.rows_of`."""
+        """Give the rows of the newest policy alone; see :meth:`TransitionBuffer.rows_of`.
+
+        Episodes that a person took over, be it for one step, are left out as a whole: what a
+        person does has no density under the policy, and what followed is owed to it.
+        """
+        self.left_out = 0
         if self.acting_since is None:
             return torch.zeros(0, dtype=torch.long)
-        return self.buffer.rows_of(self.acting_since)
+        rows = self.buffer.rows_of(self.acting_since)
+        by_human = self.buffer.by_human(rows)
+        if by_human.any():
+            over = self.buffer.ended(rows).long()
+            episode = over.cumsum(0) - over
+            taken_over = torch.zeros(int(episode[-1]) + 1, dtype=torch.bool)
+            taken_over[episode[by_human]] = True
+            self.left_out = int(taken_over[episode].sum())
+            rows = rows[~taken_over[episode]]
+        return rows
 
     def complete(self, count: int) -> bool:
         """Say whether so many transitions of whole episodes by the newest policy are there."""

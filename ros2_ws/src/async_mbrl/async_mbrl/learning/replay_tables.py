@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-FACTS = ('reward', 'log_probability', 'terminated', 'truncated', 'first')
+FACTS = ('reward', 'log_probability', 'terminated', 'truncated', 'first', 'by_human')
 """What is known of a transition besides states, actions, goal and version of the policy."""
 FIRST_ROWS = 1024
 """Rows that there is room for at first; twice as many each time that it is not enough."""

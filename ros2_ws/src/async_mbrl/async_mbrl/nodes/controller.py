@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rclpy.executors import SingleThreadedExecutor
 
 from async_mbrl.control.process import LoopProcess
-from async_mbrl.control.settings import ControllerSettings, LoopSettings
+from async_mbrl.control.settings import ControllerSettings, LoopSettings, TakeoverSettings
 from async_mbrl.control.watchdog import GuardSettings
 from async_mbrl.core.config import param
 from async_mbrl.core.network import PolicyNetworkConfig
@@ -28,6 +28,7 @@ from async_mbrl.ros.lifecycle import ManagedNode, run_managed
 from async_mbrl.ros.params import config_from_parameters
 from async_mbrl.ros.plan_intake import PlanIntake
 from async_mbrl.ros.run import note_stops
+from async_mbrl.ros.takeover_intake import TakeoverIntake
 from async_mbrl.tasks import TaskConfig
 
 LOOP_PRIORITY = 50
@@ -45,6 +46,7 @@ class ControllerConfig:
     network: PolicyNetworkConfig = param('the policy network')
     controller: ControllerSettings = param('what is watched')
     guard: GuardSettings = param('when and how guard acts')
+    takeover: TakeoverSettings = param('who may take over')
 
 
 class Controller(ManagedNode):
@@ -87,6 +89,9 @@ class Controller(ManagedNode):
         parts = [self._motion_part, report.loop_part, report.joint_states_part]
         if run.mode == 'learn' and IMPROVEMENTS[run.algorithm].PLANS:
             parts.append(PlanIntake(self, robot.joints, loop).part)
+        if run.mode == 'learn' and config.takeover.node:
+            parts.append(TakeoverIntake(self, robot.joints, config.takeover.node, loop,
+                                        run.real_time_factor).part)
         Diagnostics(
             self, *parts,
             lambda: report.policy_part(warning_s, watch.withheld,

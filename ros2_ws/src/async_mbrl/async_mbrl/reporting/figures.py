@@ -52,6 +52,8 @@ class Plot:
     title: str
     caption: str
     draw: Callable[[Axes, Mapping[str, Any], Metrics, Composition], bool]
+    optional: bool = False
+    """Whether a report without its data has no place for it."""
 
 
 def style() -> AbstractContextManager[None]:
@@ -276,6 +278,18 @@ def draw_latency(axes: Axes, summary: Mapping[str, Any], metrics: Metrics,
     return True
 
 
+def draw_takeover(axes: Axes, summary: Mapping[str, Any], metrics: Metrics,
+                  composition: Composition) -> bool:
+    """Draw the share of the steps in which a person acted against data time."""
+    del metrics, composition
+    points = np.array(look_up(summary, 'takeover.curve') or [], float).reshape(-1, 2)
+    if not points[:, 1].any():
+        return False
+    axes.plot(points[:, 0], 100 * points[:, 1], color=VIOLET, marker='o', markersize=3)
+    axes.set(xlabel=_TIME, ylabel='steps taken over, %', ylim=(-2, 102))
+    return True
+
+
 PLOTS = (
     Plot('Success', 'Share of the last 5 learning episodes that were successful, and what the last '
          'policy reached without exploration.', draw_success),
@@ -285,6 +299,8 @@ PLOTS = (
     Plot('Model error', 'Loss of the dynamics ensemble.', draw_model),
     Plot('Model prediction', 'The newest episode predicted from its first state and its actions '
          'alone, before learning from it.', draw_prediction),
+    Plot('Interventions', 'Share of the steps of each learning episode in which a person acted.',
+         draw_takeover, optional=True),
     Plot('Policy lag', 'How old the acting policy was, and how many versions behind the newest.',
          draw_lag),
     Plot('Learning speed', 'Both learners work while the arm moves.', draw_updates),

@@ -100,6 +100,8 @@ def page(name: str, composition: Composition, summary: Mapping[str, Any], metric
     plots = []
     for plot in PLOTS:
         image = svg(plot, summary, metrics, composition)
+        if image is None and plot.optional:
+            continue
         body = ('<div class="none">not recorded</div>' if image is None else
                 f'<img alt="{html.escape(plot.title)}" src="{_embed(image, "image/svg+xml")}">')
         plots.append(f'<div class="card"><h3>{html.escape(plot.title)}</h3>'
@@ -151,6 +153,7 @@ def _details(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
                        ('model.validation_loss', 'loss of the model'),
                        ('policy.rejected', 'policies refused'),
                        ('safety.interventions', 'ticks changed by the filter'),
+                       ('takeover.rate', 'share of learning steps by a person'),
                        ('safety.faults', 'faults'), ('waiting_share', 'share of time waiting'),
                        ('respawns', 'restarts'), ('outcome.reason', 'ended because'),
                        ('ros_distro', 'ROS 2'), ('rmw', 'middleware')):

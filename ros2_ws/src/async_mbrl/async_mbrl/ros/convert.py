@@ -78,7 +78,8 @@ def transition_to_message(transition: Transition, stamp: Time) -> msg.Transition
         reward=float(transition.reward), terminated=transition.terminated,
         truncated=transition.truncated,
         policy_version=version_to_message(transition.policy_version),
-        log_probability=float(transition.log_probability), intervened=transition.intervened)
+        log_probability=float(transition.log_probability), intervened=transition.intervened,
+        takeover=transition.takeover)
     message.header.stamp = stamp
     return message
 
@@ -93,7 +94,8 @@ def transition_from_message(message: msg.Transition) -> Transition:
         next_observation=np.array(message.next_observation, np.float32),
         reward=message.reward, terminated=message.terminated, truncated=message.truncated,
         policy_version=version_from_message(message.policy_version),
-        log_probability=message.log_probability, intervened=message.intervened)
+        log_probability=message.log_probability, intervened=message.intervened,
+        takeover=message.takeover)
 
 
 def command_to_message(command: EpisodeCommand, session: int, stamp: Time) -> msg.EpisodeCommand:
@@ -128,7 +130,7 @@ def step_to_message(step: ControlStep, number: int, session: int) -> msg.Control
         previous_intervened=step.previous_intervened,
         policy_version=version_to_message(step.policy_version),
         log_probability=float(step.log_probability), exploration_std=float(step.exploration_std),
-        reason=step.reason)
+        takeover=step.takeover, reason=step.reason)
     message.header.stamp = to_time(step.time_s)
     return message
 
@@ -144,7 +146,7 @@ def step_from_message(message: msg.ControlStep) -> ControlStep:
         previous_intervened=message.previous_intervened,
         policy_version=version_from_message(message.policy_version),
         log_probability=message.log_probability, exploration_std=message.exploration_std,
-        reason=message.reason)
+        takeover=message.takeover, reason=message.reason)
 
 
 def snapshot_to_messages(snapshot: Snapshot, publisher_id: str,

@@ -12,12 +12,20 @@ UNKNOWN = '_NODE_NAME_UNKNOWN_'
 """Name of a node that has not been heard of yet, although its publisher has."""
 
 
+def full_name(node: Node, name: str) -> str:
+    """Give the name of a node of this graph, with its namespace."""
+    return f'{node.get_namespace().rstrip("/")}/{name}'
+
+
+def publishers(node: Node, topic: str) -> list[str]:
+    """Name the node of each publisher of a topic, with its namespace."""
+    return sorted(f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+                  for info in node.get_publishers_info_by_topic(topic))
+
+
 def strangers(node: Node, topic: str, *names: str) -> list[str]:
     """Name the publishers of a topic that are not the nodes ``names`` of this graph."""
-    ours = [(name, node.get_namespace()) for name in names]
-    return sorted({f'{info.node_namespace.rstrip("/")}/{info.node_name}'
-                   for info in node.get_publishers_info_by_topic(topic)
-                   if (info.node_name, info.node_namespace) not in ours})
+    return sorted(set(publishers(node, topic)) - {full_name(node, name) for name in names})
 
 
 def unknown(names: list[str]) -> bool:

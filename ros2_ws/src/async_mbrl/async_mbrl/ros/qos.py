@@ -26,6 +26,11 @@ COMMAND = QoSProfile(
     durability=DurabilityPolicy.VOLATILE)
 """Commands to a driver, as ros2_control's forward controllers subscribe to them."""
 
+TAKEOVER = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE)
+"""What a person asks for: only the newest counts, but the end of it must not be lost."""
+
 STATUS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -11,6 +11,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from async_mbrl.collection.account import Account
 from async_mbrl.collection.collector import Collector
 from async_mbrl.collection.journal import (
+    FORMAT,
     Journal,
     JournalError,
     RecordKind,
@@ -22,8 +23,6 @@ from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder
 from async_mbrl.core.transition import ControlStep, StepKind, Transition
 from async_mbrl.ros.convert import command_from_message, step_from_message
-
-FORMAT = 1
 
 _MESSAGES = {
     RecordKind.EPISODE_COMMAND: msg.EpisodeCommand,

@@ -12,12 +12,13 @@ VERSION = [('incarnation', 'I'), ('counter', 'Q')]
 TRANSITION = [*HEADER, ('number', 'Q'), ('episode', 'I'), ('step', 'I'), ('observation', '[f'),
               ('action_requested', '[f'), ('action_applied', '[f'), ('next_observation', '[f'),
               ('reward', 'd'), ('terminated', '?'), ('truncated', '?'), *VERSION,
-              ('log_probability', 'f'), ('intervened', '?'), ('publish_time_ns', 'q')]
+              ('log_probability', 'f'), ('intervened', '?'), ('takeover', '?'),
+              ('publish_time_ns', 'q')]
 CONTROL_STEP = [*HEADER, ('number', 'Q'), ('session', 'Q'), ('command_number', 'Q'), ('kind', 'B'),
                 ('episode', 'I'), ('step', 'I'), ('mode', 'B'), ('observation', '[f'),
                 ('action_requested', '[f'), ('previous_action_applied', '[f'),
                 ('previous_intervened', '?'), *VERSION, ('log_probability', 'f'),
-                ('exploration_std', 'f'), ('reason', 's')]
+                ('exploration_std', 'f'), ('takeover', '?'), ('reason', 's')]
 EPISODE_COMMAND = [*HEADER, ('number', 'Q'), ('session', 'Q'), ('kind', 'B'), ('episode', 'I'),
                    ('mode', 'B'), ('start_pose', '[d'), ('move_duration_s', 'd'), ('goal', '[f'),
                    ('steps', 'I'), *VERSION, ('seed', 'Q')]

@@ -47,7 +47,7 @@ transitions = st.builds(
     action_requested=array(np.float32), action_applied=array(np.float32),
     next_observation=array(np.float32), reward=st.floats(-1e9, 1e9), terminated=st.booleans(),
     truncated=st.booleans(), policy_version=versions, log_probability=single,
-    intervened=st.booleans())
+    intervened=st.booleans(), takeover=st.booleans())
 commands = st.builds(
     EpisodeCommand, kind=st.sampled_from(CommandKind), number=numbers, episode=counts,
     mode=st.sampled_from(Mode), start_pose=array(np.float64), move_duration_s=st.floats(0, 100),
@@ -58,7 +58,8 @@ steps = st.builds(
     mode=st.sampled_from(Mode), observation=array(np.float32),
     action_requested=array(np.float32), previous_action_applied=array(np.float32),
     previous_intervened=st.booleans(), policy_version=versions, log_probability=single,
-    exploration_std=st.floats(0, 1, width=32), reason=st.text('abc ', max_size=20))
+    exploration_std=st.floats(0, 1, width=32), takeover=st.booleans(),
+    reason=st.text('abc ', max_size=20))
 
 
 def assert_same(found: Any, expected: Any) -> None:

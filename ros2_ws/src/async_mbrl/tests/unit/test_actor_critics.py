@@ -317,6 +317,40 @@ def test_ppo_reckons_with_the_densities_that_the_controller_reports() -> None:
     np.testing.assert_allclose(found[inside], buffer.log_probability(rows)[inside], atol=1e-4)
 
 
+def test_ppo_leaves_out_episodes_that_a_person_took_over() -> None:
+    learner, robot = make(PPO, CLIPPED), Robot(TASK, CLIPPED)
+    robot.act_by(learner.snapshot())
+    alone = []
+    for episode in range(14):
+        transitions = robot.episode()
+        if episode in (0, 3, 13):       # for a single step is enough
+            transitions = [dataclasses.replace(
+                item, takeover=True, log_probability=0.0) if item.step == 7 else item
+                for item in transitions]
+        else:
+            alone += [item.number for item in transitions]
+        learner.take(transitions)
+        assert learner._experience.on_policy_rows().tolist() == alone
+        # Ten whole episodes of the policy alone are needed.
+        assert learner._experience.complete(300) == (len(alone) >= 300)
+    rows, buffer = learner._experience.on_policy_rows(), learner.buffer
+    assert not buffer.by_human(rows).any() and bool(buffer.ended(rows[-1:]))
+    assert int(buffer.by_human(torch.arange(len(buffer))).sum()) == 3
+    while learner.updates == 0:
+        assert learner.step()
+    assert learner.algorithm.metrics()['taken_over'] == 90.0
+
+
+def test_an_episode_that_is_taken_over_while_it_goes_on_holds_nothing_up() -> None:
+    learner, robot = make(PPO, CLIPPED), Robot(TASK, CLIPPED)
+    collect(learner, robot, 10)
+    first, second, *_ = robot.episode()
+    learner.take([first])
+    assert not learner._experience.complete(300)        # it may yet be one of the policy
+    learner.take([dataclasses.replace(second, takeover=True)])
+    assert learner._experience.complete(300)
+
+
 # ---- MBPO ----
 
 def branched(length: int, task: PointMass) -> tuple[Mbpo, TransitionBuffer]:

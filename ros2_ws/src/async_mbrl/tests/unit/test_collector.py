@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import collection_rig as rig
 import numpy as np
 import pytest
 
 from async_mbrl.collection.collector import CollectionConfig, Collector, EpisodeResult
-from async_mbrl.core.transition import Transition
+from async_mbrl.core.transition import StepKind, Transition
 
 STEPS = 4
 PERIOD_S = 0.1
@@ -50,6 +52,24 @@ def test_transition_holds_what_was_seen_asked_done_and_seen_next() -> None:
     assert result is not None and result.ret == pytest.approx(sum(t.reward for t in transitions))
     assert result.distance_m == pytest.approx(0.1 * 3**0.5, rel=1e-5) and not result.success
     assert command.episode == 1
+
+
+def test_steps_taken_over_are_marked_and_counted() -> None:
+    task, collector = rig.task(), make()
+    for number, taken in enumerate(((1, 2), (), (0, 1, 2, 3))):
+        command = collector.learning_command(number)
+        collector.commanded(command, 0.0)
+        transitions, result = [], None
+        for event in rig.episode(task, command, abort_at=3 if number == 2 else None):
+            here = event.kind == StepKind.STEP and event.step in taken
+            got = collector.take(dataclasses.replace(event, takeover=here), 1.0)
+            transitions += got.transitions
+            result = got.result or result
+        assert [item.takeover for item in transitions] == [
+            step in taken for step in range(len(transitions))]
+        assert result is None if number == 2 else result.taken_over == len(taken)
+    assert (collector.taken_over, collector.transitions) == (5, 11)
+    assert [rate for _, rate in collector.takeover_curve] == [0.5, 0.0, 1.0]
 
 
 def test_data_time_counts_resets_between_first_and_last_transition_only() -> None:

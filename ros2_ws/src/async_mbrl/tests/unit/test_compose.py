@@ -30,6 +30,8 @@ from async_mbrl.simulation.collision import CollisionChecker
 from async_mbrl.tasks import make_task
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
+SELDOM = ('planner', 'teleop')
+"""Nodes that take part only where they are asked for."""
 
 
 @pytest.fixture
@@ -178,10 +180,50 @@ def test_a_folder_of_another_task_or_of_no_run_is_refused(share: Path, tmp_path:
     assert [path.name for path in (tmp_path / 'other').iterdir()] == ['letter.txt']
 
 
+def test_a_joystick_takes_part_only_where_it_may_take_over(share: Path, tmp_path: Path) -> None:
+    composition = compose(RunRequest(takeover='joy', set=('takeover.deadman_button=5',)), share,
+                          tmp_path)
+    nodes = {node.name: node for node in describe(composition)}
+    teleop = nodes['teleop']
+    assert teleop.respawn and not teleop.heartbeats and teleop.nice == 0
+    assert teleop.parameters['takeover']['deadman_button'] == 5
+    assert nodes['controller'].parameters['takeover']['node'] == 'teleop'
+    assert nodes['policy_learner'].heartbeats
+    own = compose(RunRequest(takeover='my_pedal'), share, tmp_path)
+    assert own.takeover.node == 'my_pedal'
+    assert 'teleop' not in {node.name for node in describe(own)}
+    nobody = compose(RunRequest(where='real'), share, tmp_path)
+    assert nobody.takeover.node == ''
+
+
+@pytest.mark.parametrize(('request_', 'words'), [
+    (RunRequest(takeover='no name'), "takeover.node: 'no name' is not the name"),
+    (RunRequest(takeover='joy', robot='hopper'), 'robot hopper is no arm'),
+    (RunRequest(takeover='joy', set=('takeover.axes=[0, 1]',)), '2 of them, but a tool'),
+    (RunRequest(takeover='joy', set=('takeover.scale=[1.0, 1.0]',)), '2 numbers for 3 axes'),
+    (RunRequest(takeover='joy', robot='hopper', set=(
+        'takeover.mode=joints', 'takeover.axes=[0, 1, 2, 3]')), '4 axes for the 3 joints')])
+def test_a_takeover_that_cannot_be_is_refused(share: Path, tmp_path: Path, request_: RunRequest,
+                                              words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compose(request_, share, tmp_path)
+
+
+def test_who_may_take_over_is_said_anew_when_a_run_is_resumed(share: Path,
+                                                              tmp_path: Path) -> None:
+    request_ = RunRequest(takeover='joy', run_dir='mine')
+    with open_run(request_, share, tmp_path, NOW).lock:
+        pass
+    for asked, node in ((None, ''), ('joy', 'teleop'), ('my_pedal', 'my_pedal')):
+        run = open_run(RunRequest(takeover=asked, run_dir='mine'), share, tmp_path, NOW)
+        with run.lock:
+            assert run.resumed and run.composition.takeover.node == node
+
+
 def test_the_graph_is_described_once(share: Path, tmp_path: Path) -> None:
     composition = compose(RunRequest(), share, tmp_path)
     nodes = {node.name: node for node in describe(composition)}
-    assert tuple(nodes) == tuple(name for name in NODES if name != 'planner')
+    assert tuple(nodes) == tuple(name for name in NODES if name not in SELDOM)
     assert {name for name, node in nodes.items() if node.required} == {
         'sim_bridge', 'guard', 'controller', 'robot_interface'}
     assert all(node.respawn != node.required for node in nodes.values())
@@ -200,10 +242,10 @@ def test_the_graph_is_described_once(share: Path, tmp_path: Path) -> None:
 def test_a_part_of_the_graph_is_a_part_of_the_list(share: Path, tmp_path: Path) -> None:
     composition = compose(RunRequest(where='real'), share, tmp_path)
     assert tuple(node.name for node in describe(composition)) == tuple(
-        name for name in NODES[1:] if name != 'planner')
-    assert tuple(node.name for node in describe(composition, ROBOT)) == ROBOT[1:]
+        name for name in NODES[1:] if name not in SELDOM)
+    assert tuple(node.name for node in describe(composition, ROBOT)) == ROBOT[1:-1]
     simulated = compose(RunRequest(), share, tmp_path)
-    assert tuple(node.name for node in describe(simulated, ROBOT)) == ROBOT
+    assert tuple(node.name for node in describe(simulated, ROBOT)) == ROBOT[:-1]
     assert tuple(node.name for node in describe(simulated, LEARNERS)) == tuple(
         name for name in LEARNERS if name != 'planner')
 

@@ -104,7 +104,7 @@ def test_orders_and_steps_survive():
     step = ControlStep(
         StepKind.STEP, 12.5, 7, 3, 2, Mode.LEARNING, np.arange(39, dtype=np.float32),
         np.ones(JOINTS, np.float32), np.zeros(JOINTS, np.float32), True, Version(1, 2), -3.5, 0.25,
-        'because ' * 40)
+        True, 'because ' * 40)
     block.put_step(step)
     same = block.get_step()
     assert same is not None

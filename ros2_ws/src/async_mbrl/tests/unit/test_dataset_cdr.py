@@ -110,6 +110,7 @@ def transitions(draw: st.DrawFn) -> Any:
         policy_version=TYPES['async_mbrl_interfaces/msg/SnapshotVersion'](
             incarnation=draw(whole), counter=draw(long)),
         log_probability=draw(st.floats(width=32)), intervened=draw(st.booleans()),
+        takeover=draw(st.booleans()),
         publish_time_ns=draw(st.integers(-2**63, 2**63 - 1)))
 
 

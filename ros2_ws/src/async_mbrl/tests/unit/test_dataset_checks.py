@@ -195,6 +195,20 @@ def test_dividing_is_the_same_for_a_seed_and_by_return(tmp_path: Path) -> None:
     assert best.sources == () and read_about(tmp_path / 'best').transitions == 30
 
 
+def test_what_a_person_took_over_is_taken_out(tmp_path: Path) -> None:
+    whole = columns(50)
+    whole.source[:] = Source.POLICY
+    whole.source[[7, 8, 31]] = Source.HUMAN
+    write(tmp_path / 'a', whole)
+    theirs, rest = split(tmp_path / 'a', tmp_path / 'b', tmp_path / 'c', actor=Source.HUMAN)
+    numbers = {int(whole.episode[row]) for row in (7, 31)}
+    assert set(joined(all_columns(theirs.folder)).episode.tolist()) == numbers
+    assert (joined(all_columns(theirs.folder)).source == Source.HUMAN).sum() == 3
+    assert (joined(all_columns(rest.folder)).source == Source.POLICY).all()
+    with pytest.raises(DatasetError, match='actor: script gives 0 of'):
+        split(tmp_path / 'a', tmp_path / 'd', tmp_path / 'e', actor=Source.SCRIPT)
+
+
 @pytest.mark.parametrize('which', [0, 1])
 def test_half_of_a_division_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                     which: int) -> None:
@@ -215,14 +229,17 @@ def test_half_of_a_division_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_nothing_is_divided_into_nothing() -> None:
-    episodes = Episodes(np.arange(3), np.ones(3, np.int64), np.zeros(3), {})
+    episodes = Episodes(np.arange(3), np.ones(3, np.int64), np.zeros(3),
+                        np.zeros((3, 256), bool), {})
     with pytest.raises(DatasetError, match=r'share: 0\.1 gives 0 of 3'):
         share_of_episodes(episodes, 0.1, 0)
     with pytest.raises(DatasetError, match=r'return_quantile: 0\.5 gives 3 of 3'):
         best_of_episodes(episodes, 0.5)
 
 
-@pytest.mark.parametrize('how', [{}, {'share': 0.5, 'return_quantile': 0.5}, {'share': 1.5}])
+@pytest.mark.parametrize('how', [
+    {}, {'share': 0.5, 'return_quantile': 0.5}, {'share': 0.5, 'actor': Source.HUMAN},
+    {'share': 1.5}])
 def test_dividing_wrongly_is_refused(tmp_path: Path, how: dict[str, float]) -> None:
     write(tmp_path / 'a', columns())
     with pytest.raises(DatasetError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,30 @@ def test_from_a_run_to_two_parts(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert status == 0 and '50 transitions, 10 episodes, 5.0 s of motion' in text
     status, text = run(capsys, 'info', tmp_path / 'd', '--json')
     assert status == 0 and json.loads(text)['actors'] == {'policy': 50}
+
+
+def test_what_a_person_took_over_is_told_and_taken_out(capsys: pytest.CaptureFixture[str],
+                                                       tmp_path: Path) -> None:
+    items = [replace(item, takeover=item.number in (3, 4, 22)) for item in transitions(50)]
+    write_journal(tmp_path / 'run', items)
+    assert run(capsys, 'import', tmp_path / 'run', '--output', tmp_path / 'a')[0] == 0
+    status, text = run(capsys, 'info', tmp_path / 'a')
+    assert status == 0 and 'actions by: policy 47 (94.0%), human 3 (6.0%)' in text
+    status, text = run(capsys, 'split', tmp_path / 'a', tmp_path / 'b', tmp_path / 'c',
+                       '--actor', 'human')
+    assert (status, text) == (0, f'{tmp_path}/b: 10 transitions, 2 episodes\n'
+                                 f'{tmp_path}/c: 40 transitions, 8 episodes\n')
+    status, text = run(capsys, 'check', tmp_path / 'b')
+    assert status == 0 and '0 errors' in text
+
+
+def test_a_journal_of_another_format_is_refused(capsys: pytest.CaptureFixture[str],
+                                                tmp_path: Path) -> None:
+    write_journal(tmp_path / 'run', transitions(5))
+    meta = tmp_path / 'run' / 'journal' / 'meta.json'
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), 'format': 1}))
+    status, text = run(capsys, 'import', tmp_path / 'run', '--output', tmp_path / 'a')
+    assert status == 2 and 'format 1, but this version reads 2' in text
 
 
 def test_a_bag_needs_task_and_robot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
+def test_interventions_have_a_plot_only_where_there_were_any(composition: Composition) -> None:
+    taken = {**SUMMARY, 'takeover': {'steps': 3, 'rate': 0.1, 'curve': [[7.0, 0.0], [14.0, 0.2]]}}
+    none = {**SUMMARY, 'takeover': {'steps': 0, 'rate': 0.0, 'curve': [[7.0, 0.0], [14.0, 0.0]]}}
+    assert 'Interventions' in page('run', composition, taken, [], None)
+    for summary in (none, SUMMARY):
+        assert 'Interventions' not in page('run', composition, summary, [], None)
+
+
 def test_the_report_is_one_file_with_its_plots(folder: RunFolder,
                                                composition: Composition) -> None:
     (folder.root / 'before_after.gif').write_bytes(b'GIF89a')

@@ -91,6 +91,7 @@ def test_who_may_publish_what_matters() -> None:
     assert may('publish', '/policy_parameters') == {'policy_learner'}
     assert may('publish', '/model_parameters') == {'model_learner'}
     assert may('publish', '/planned_actions') == {'planner'}
+    assert may('publish', '/takeover') == {'teleop'}
     assert may('publish', '/commands') == {'controller', 'guard'}
     assert may('publish', '/joint_states') == {'sim_bridge'}
     assert may('publish', '/transitions') == {'robot_interface'}
@@ -117,7 +118,8 @@ def test_what_is_published_is_heard_and_what_is_asked_is_answered() -> None:
     outside = {'/rosout', '/diagnostics', '/markers', '/tf', '/commands_dry_run',
                *(f'/{node}/transition_event' for node in NODES)}
     assert of('publish') - of('subscribe') == outside
-    assert of('subscribe') - of('publish') == {'/emergency_stop', '/goal', '/robot_description'}
+    assert of('subscribe') - of('publish') == {'/emergency_stop', '/goal', '/joy',
+                                               '/robot_description'}
     assert of('request') <= of('reply')
 
 

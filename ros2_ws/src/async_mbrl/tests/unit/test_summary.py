@@ -118,6 +118,8 @@ def test_summary_of_a_run() -> None:
     assert summary['control']['ticks'] == 1 and summary['control']['jitter_ms']['max'] == 1
     assert summary['control']['command_gap_ms']['max'] == 3.0
     assert summary['safety']['interventions'] == 8
+    assert summary['takeover'] == {'steps': 0, 'rate': 0.0,
+                                   'curve': collector.takeover_curve}
     assert summary['safety']['limit_violations_sent'] == 0
     assert summary['policy']['versions_published'] == 8 + 2
     assert summary['model'] == {'updates': 4, 'epochs': 1.5, 'validation_loss': 0.25}

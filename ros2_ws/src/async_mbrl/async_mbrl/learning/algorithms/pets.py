@@ -55,7 +55,8 @@ class Pets(nn.Module):
         """Bring the policy closer to what was planned."""
         buffer = imagination.buffer
         rows = torch.randint(len(buffer), (self.config.batch,), generator=imagination.generator)
-        # What the policy did by itself was drawn, and has a density; what was planned has none.
+        # What the policy did by itself was drawn, and has a density; what was planned, or done by a
+        # person, has none.
         planned = (buffer.log_probability(rows) == 0.0).float()
         mean = self.policy.mean(self.policy.features(buffer.samples(rows).observation))
         error = (mean - buffer.requested(rows)).square().mean(-1)

@@ -43,6 +43,7 @@ class Ppo(nn.Module):
         self._reward = 0.0
         self._value_loss = 0.0
         self._log_ratio = 0.0
+        self._taken_over = 0
 
     @property
     def acting_policy(self) -> Policy:
@@ -66,6 +67,7 @@ class Ppo(nn.Module):
         """Improve the policy once, yielding now and then."""
         config, work = self.config, Workload()
         rows = experience.on_policy_rows()
+        self._taken_over += experience.left_out
         samples, actions = experience.buffer.samples(rows), experience.buffer.requested(rows)
         steps = self._judged(samples, actions, experience.buffer.ended(rows))
         sizes = [part.shape[1] for part in steps]
@@ -81,9 +83,12 @@ class Ppo(nn.Module):
         self._reward = float(samples.reward.mean())
 
     def metrics(self) -> dict[str, float]:
-        """Scalars of the newest update."""
+        """Scalars of the newest update.
+
+        ``taken_over``: transitions so far of episodes left out because a person took them over.
+        """
         return {'reward': self._reward, 'value_loss': self._value_loss,
-                'log_ratio': self._log_ratio,
+                'log_ratio': self._log_ratio, 'taken_over': float(self._taken_over),
                 'action_std': float(self.policy.log_std.detach().exp().mean())}
 
     @torch.no_grad()

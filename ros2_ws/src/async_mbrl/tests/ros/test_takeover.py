@@ -1,0 +1,126 @@
+"""Takeovers on their way to the controller: from the one node that may, whole, within range."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+from async_mbrl_interfaces import msg
+from rclpy.serialization import serialize_message
+
+from async_mbrl.control.takeover import Takeover
+from async_mbrl.ros.publishers import UNKNOWN
+from async_mbrl.ros.takeover_intake import TakeoverIntake, takeover_to_message
+
+ACTION = np.array([0.5, -1.0], np.float32)
+
+
+class Stand:
+    """Stands in for the node and the control loop: keeps what was said and handed over."""
+
+    def __init__(self) -> None:
+        self.names = ['teleop']
+        self.said: list[str] = []
+        self.taken: list[Takeover] = []
+        self.ignored = 0
+        self.topic_name = 'takeover'
+
+    def create_subscription(self, _type: type, _topic: str, callback: Any, *_: Any,
+                            **_more: Any) -> Stand:
+        self.receive = callback
+        return self
+
+    def get_namespace(self) -> str:
+        return '/'
+
+    def get_publishers_info_by_topic(self, _topic: str) -> list[Any]:
+        return [types.SimpleNamespace(node_name=name, node_namespace='/') for name in self.names]
+
+    def get_logger(self) -> Stand:
+        return self
+
+    def info(self, text: str, **_more: Any) -> None:
+        self.said.append(text)
+
+    warning = info
+
+    def put_takeover(self, takeover: Takeover) -> None:
+        self.taken.append(takeover)
+
+    def count(self, name: str) -> int:
+        return self.ignored if name == 'takeovers_ignored' else 3
+
+
+@pytest.fixture
+def stand() -> Stand:
+    return Stand()
+
+
+@pytest.fixture
+def intake(stand: Stand) -> TakeoverIntake:
+    return TakeoverIntake(stand, 2, 'teleop', stand, 1.0)
+
+
+def message(**changes: Any) -> bytes:
+    made = takeover_to_message(ACTION)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return bytes(serialize_message(made))
+
+
+def test_an_action_and_the_end_arrive_with_the_time_of_receipt(stand: Stand,
+                                                               intake: TakeoverIntake) -> None:
+    stand.receive(message())
+    stand.receive(bytes(serialize_message(takeover_to_message(None))))
+    first, last = stand.taken
+    np.testing.assert_array_equal(first.action, ACTION)
+    assert last.action is None and 0.0 <= last.received_s - first.received_s < 5.0
+    assert stand.said[-2:] == ['/teleop takes over', 'the policy acts again']
+    assert intake.refused == 0 and intake.part().text == 'the policy acts'
+
+
+@pytest.mark.parametrize(('action', 'reason'), [
+    ([], '0 numbers'), ([0.1], '1 numbers'), ([0.1] * 3, '3 numbers'),
+    ([0.1, float('nan')], 'not finite'), ([0.1, float('-inf')], 'not finite'),
+    ([0.1, -1.01], 'beyond')])
+def test_what_cannot_be_acted_is_refused_and_counted(stand: Stand, intake: TakeoverIntake,
+                                                     action: list[float], reason: str) -> None:
+    stand.receive(message(action=action))
+    assert not stand.taken and intake.refused == 1
+    assert reason in intake.last_reason and reason in stand.said[-1]
+    assert reason in intake.part().warnings[0]
+
+
+def test_what_is_too_large_or_no_message_is_refused_unread(stand: Stand,
+                                                           intake: TakeoverIntake) -> None:
+    stand.receive(message(action=[0.0] * 100_000))
+    assert 'at most' in intake.last_reason
+    stand.receive(b'nonsense')
+    assert 'no message' in intake.last_reason
+    assert intake.refused == 2 and not stand.taken
+
+
+def test_nobody_is_believed_beside_another(stand: Stand, intake: TakeoverIntake) -> None:
+    for names, reason in ((['teleop', 'intruder'], 'intruder'), (['intruder'], 'intruder'),
+                          (['teleop', 'teleop'], 'there 2 times')):
+        stand.names = names
+        stand.receive(message())
+        assert not stand.taken and reason in intake.last_reason
+    assert intake.refused == 3
+    stand.names = ['teleop', UNKNOWN]   # not discovered yet: neither taken nor held against it
+    stand.receive(message())
+    assert not stand.taken and intake.refused == 3
+    stand.names = ['teleop']
+    stand.receive(message())
+    assert len(stand.taken) == 1
+
+
+def test_an_evaluation_that_is_not_taken_over_is_told(stand: Stand,
+                                                      intake: TakeoverIntake) -> None:
+    stand.ignored = 4
+    stand.receive(message())
+    assert 'an evaluation is not taken over' in stand.said[-1]
+    assert 'an evaluation is not taken over' in intake.part().warnings
+    assert msg.Takeover().active is False
