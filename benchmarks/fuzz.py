@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT / 'ros2_ws' / 'src' / 'async_mbrl' / 'tests'))
 
 COUNTS = {'snapshots': 30_000, 'snapshot_parts': 10_000, 'transitions': 25_000,
           'control_steps': 20_000, 'episode_commands': 20_000, 'joint_states': 25_000,
-          'configs': 6_000, 'journal': 4_000, 'checkpoints': 4_000}
+          'takeovers': 10_000, 'joysticks': 10_000, 'configs': 6_000, 'journal': 4_000,
+          'checkpoints': 4_000}
 """Inputs by target."""
 
 MEMORY_BYTES = 512 * 1024 * 1024

@@ -35,9 +35,9 @@ PROMPT_NODES = ('sim_bridge', 'guard', 'controller', TELEOP)
 PROMPT = {**ONE_THREAD, 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
 """For ``PROMPT_NODES``, between which the arm moves. Shared memory of Fast DDS makes a publisher
 wait up to three times 333 ms where another process has died, or appears (its issue 6535): longer
-than an arm may be left to itself. It is read when the library is loaded, so before a process begins; with the
-discovery range LOCALHOST shared memory is used all the same. In simulation a profile says so for
-the whole graph (``transport``)."""
+than an arm may be left to itself. It is read when the library is loaded, so before a process
+begins; with the discovery range LOCALHOST shared memory is used all the same. In simulation a
+profile says so for the whole graph (``transport``)."""
 
 
 @dataclass(frozen=True)

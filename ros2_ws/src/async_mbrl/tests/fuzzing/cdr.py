@@ -22,6 +22,8 @@ CONTROL_STEP = [*HEADER, ('number', 'Q'), ('session', 'Q'), ('command_number', '
 EPISODE_COMMAND = [*HEADER, ('number', 'Q'), ('session', 'Q'), ('kind', 'B'), ('episode', 'I'),
                    ('mode', 'B'), ('start_pose', '[d'), ('move_duration_s', 'd'), ('goal', '[f'),
                    ('steps', 'I'), *VERSION, ('seed', 'Q')]
+TAKEOVER = [*HEADER, ('active', '?'), ('action', '[f')]
+JOY = [*HEADER, ('axes', '[f'), ('buttons', '[i')]
 JOINT_STATE = [*HEADER, ('name', '[s'), ('position', '[d'), ('velocity', '[d'), ('effort', '[d')]
 
 

@@ -1,4 +1,4 @@
-"""Fuzzed messages: transitions, control steps, episode commands, joint states."""
+"""Fuzzed messages: those of the streams, joint states, takeovers, joysticks."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from typing import Any
 
 import collection_rig
 import numpy as np
+from async_mbrl_interfaces import msg
 from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import JointState, Joy
 
 from async_mbrl.control import orders
 from async_mbrl.control.mailbox import OrderRecord
+from async_mbrl.control.settings import TakeoverSettings
+from async_mbrl.control.teleop import deflections
 from async_mbrl.core.transition import CommandKind, EpisodeCommand, Mode, Transition
 from async_mbrl.ros import convert
-from async_mbrl.ros.bounds import MessageError, StreamBounds, unpack
+from async_mbrl.ros.bounds import STATUS_BYTES, MessageError, StreamBounds, unpack
 from async_mbrl.ros.joint_states import JointStateError, JointStateReader
 from async_mbrl.ros.streams import CONTROL_STEPS, EPISODE_COMMANDS, TRANSITIONS
+from async_mbrl.ros.takeover_intake import action_from_message, takeover_to_message
 from fuzzing import Target, damage
 from fuzzing.cdr import (
     CONTROL_STEP,
     EPISODE_COMMAND,
     JOINT_STATE,
+    JOY,
+    TAKEOVER,
     TRANSITION,
     NotCdr,
     read,
@@ -75,6 +81,12 @@ def targets() -> list[Target]:
         Target('joint_states', _maker(_joint_states(task)), _reader(task),
                functools.partial(_judge_joints, task), (JointStateError, Refused),
                lambda data: _fits(data, JOINT_STATE, functools.partial(_joints_flaw, task))),
+        Target('takeovers', _maker(_takeovers(task)), lambda data: action_from_message(
+                   unpack(data, msg.Takeover, 2048), task.action_size),
+               functools.partial(_judge_takeover, task), (MessageError,),
+               lambda data: _fits(data, TAKEOVER, functools.partial(_takeover_flaw, task))),
+        Target('joysticks', _maker(_joysticks()), _deflected, _judge_deflections,
+               (MessageError, ValueError), lambda data: _fits(data, JOY, _joystick_flaw)),
     ]
 
 
@@ -256,6 +268,58 @@ def _judge_joints(task: Any, data: bytes, taken: Any) -> str:
     chosen = [found['name'].index(name) for name in task.robot.joint_names]
     wanted = [[found[which][at] for at in chosen] for which in ('position', 'velocity')]
     return '' if [values.tolist() for values in taken] == wanted else 'other numbers were read'
+
+
+# ---- takeovers and joysticks ----
+
+def _takeovers(task: Any) -> list[bytes]:
+    rng = np.random.default_rng(3)
+    actions = [*rng.uniform(-1.0, 1.0, (4, task.action_size)), None]
+    return [serialize_message(takeover_to_message(action)) for action in actions]
+
+
+def _takeover_flaw(task: Any, found: dict[str, Any]) -> str:
+    if not found['active']:
+        return ''
+    if len(found['action']) != task.action_size or not _finite(found['action']):
+        return 'not an action'
+    return 'beyond its limits' if max(map(abs, found['action'])) > 1.0 else ''
+
+
+def _judge_takeover(task: Any, data: bytes, taken: np.ndarray | None) -> str:
+    found = {'active': taken is not None}
+    if taken is None:
+        return _differs(data, TAKEOVER, found)
+    found['action'] = taken.tolist()
+    return _takeover_flaw(task, found) or _differs(data, TAKEOVER, found)
+
+
+JOYSTICK = TakeoverSettings(axes=(1, 0, 4), scale=(0.5,))
+
+
+def _joysticks() -> list[bytes]:
+    rng = np.random.default_rng(4)
+    return [serialize_message(Joy(axes=rng.uniform(-1.0, 1.0, 6).tolist(),
+                                  buttons=rng.integers(0, 2, 11).tolist())) for _ in range(4)]
+
+
+def _deflected(data: bytes) -> np.ndarray:
+    return deflections(JOYSTICK, unpack(data, Joy, STATUS_BYTES).axes)
+
+
+def _joystick_flaw(found: dict[str, Any]) -> str:
+    axes = found['axes']
+    return '' if len(axes) > 4 and _finite([axes[1], axes[0], axes[4]]) else 'not its axes'
+
+
+def _judge_deflections(data: bytes, taken: np.ndarray) -> str:
+    try:
+        found = read(data, JOY)
+    except NotCdr as error:
+        return f'bytes that are no joystick were taken: {error}'
+    if np.isfinite(taken).all() and np.abs(taken).max() <= 0.5:
+        return _joystick_flaw(found)
+    return f'{taken} is more than what it asks for at most'
 
 
 def _differs(data: bytes, fields: list[tuple[str, str]], taken: dict[str, Any]) -> str:

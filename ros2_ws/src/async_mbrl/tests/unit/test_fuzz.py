@@ -8,8 +8,8 @@ import pytest
 from fuzzing import Target, files, fuzz, parameters, wire
 
 COUNTS = {'snapshots': 400, 'snapshot_parts': 150, 'transitions': 400, 'control_steps': 400,
-          'episode_commands': 400, 'joint_states': 400, 'configs': 80, 'journal': 100,
-          'checkpoints': 100}
+          'episode_commands': 400, 'joint_states': 400, 'takeovers': 400, 'joysticks': 400,
+          'configs': 80, 'journal': 100, 'checkpoints': 100}
 
 
 @functools.cache
