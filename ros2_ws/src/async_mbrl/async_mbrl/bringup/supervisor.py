@@ -231,8 +231,12 @@ class Supervisor:
                 self._start(node, now)
             return
         description = node.description
-        if (not (description.respawn and description.heartbeats) or node.process is None
-                or node.hung or node.finished):
+        if not description.respawn or node.process is None or node.hung or node.finished:
+            return
+        if not description.heartbeats:
+            # What gives none has spoken by living on.
+            if now - node.started_s > self._settings.heartbeat_timeout_s:
+                self.heartbeat(description.name, now)
             return
         if node.heartbeat_s is None:
             since, limit = node.started_s, self._settings.first_heartbeat_timeout_s

@@ -93,8 +93,6 @@ class EpisodeResult:
     distance_m: float | None
     success: bool | None
     policy_version: Version
-    taken_over: int = 0
-    """Steps in which a person acted instead of the policy."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ class Collector:
         evaluation_attempts: the same of evaluation episodes.
         taken_over: transitions in which a person acted instead of the policy.
         takeover_curve: [robot_time_s, share of the steps taken over] after each learning episode
-            that ended, also those cut short by an abort.
+            of at least a step, aborted or not.
         resets: completed moves to a start pose between the first and the last transition.
         learning_curve: [robot_time_s, return_mean, success_rate] after each whole learning
             episode, over the last ``RECENT`` of them; the last is None where success is not
@@ -308,19 +306,17 @@ class Collector:
             episode.ret += transition.reward
             if learning:
                 transitions = (transition,)
-                over = transition.terminated or transition.truncated
-                self.rollouts += over
+                self.rollouts += transition.terminated or transition.truncated
                 self.taken_over += transition.takeover
                 self._count(now_s)
-                if over:
-                    self.takeover_curve.append([self.robot_time_s,
-                                                episode.taken_over / episode.steps])
         if step.kind == StepKind.STEP:
             if learning and self._since is None:
                 self._begun, self._since = True, now_s
             episode.pending = step
             return Taken(transitions)
         self._open = None
+        if learning and episode.steps:
+            self.takeover_curve.append([self.robot_time_s, episode.taken_over / episode.steps])
         if step.kind == StepKind.ABORTED:
             return Taken(transitions, aborted=step.reason or 'no reason given')
         return Taken(transitions, self._judge(episode, step, tool))
@@ -359,8 +355,7 @@ class Collector:
         version = ended.pending.policy_version if ended.pending else NO_VERSION
         result = EpisodeResult(
             episode=command.episode, mode=command.mode, steps=ended.steps, ret=ended.ret,
-            distance_m=verdict.distance_m, success=verdict.success, policy_version=version,
-            taken_over=ended.taken_over)
+            distance_m=verdict.distance_m, success=verdict.success, policy_version=version)
         if command.mode == Mode.EVALUATION:
             self.results.append(result)
             return result

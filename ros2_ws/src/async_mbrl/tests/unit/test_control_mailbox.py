@@ -11,6 +11,7 @@ from control_rig import JOINTS, episode, make_robot
 
 from async_mbrl.control.histogram import BINS, Histogram, percentiles, record
 from async_mbrl.control.mailbox import Ring, RingOverrun, SharedBlock, StepRecord
+from async_mbrl.control.takeover import Takeover
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import ControlStep, Mode, StepKind
 
@@ -90,6 +91,20 @@ def test_two_processes_hammering_never_see_a_torn_record():
         last = int(np.frombuffer(payload, np.int64)[0])
     assert seen > 5
     assert last == block.counters[0]
+
+
+def test_of_takeovers_the_newest_counts():
+    block = make_block(os.memfd_create('test'))
+    assert block.newest_takeover() is None
+    for value in (0.1, 0.2):
+        block.put_takeover(Takeover(1.5, np.full(JOINTS, value, np.float32)))
+    found = block.newest_takeover()
+    assert found is not None and found.received_s == 1.5
+    np.testing.assert_array_equal(found.action, np.full(JOINTS, 0.2, np.float32))
+    assert block.newest_takeover() is None
+    block.put_takeover(Takeover(2.0, None))
+    found = block.newest_takeover()
+    assert found is not None and found.action is None
 
 
 def test_orders_and_steps_survive():

@@ -107,6 +107,23 @@ def test_a_learner_that_never_speaks_ends_the_run(world: World) -> None:
     assert 'model_learner ended with status 1 5 times in a row' in world.supervisor.reason
 
 
+def test_a_node_without_heartbeats_lives_on_and_is_started_again(world: World) -> None:
+    world.supervisor = Supervisor(
+        [NodeDescription('teleop', 'teleop', {}, False, True, 0, heartbeats=False)], world.spawn,
+        world.said.append)
+    world.supervisor.start(world.now)
+    for _ in range(6):
+        world.run(70.0, beating=False)
+        assert not world.signals and world.supervisor.running() == ['teleop']
+        world.processes['teleop'].status = -9
+        world.run(0.3)
+    assert world.supervisor.respawns == {'teleop': 6}
+    for _ in range(5):
+        world.processes['teleop'].status = 1
+        world.run(0.7)
+    assert world.supervisor.status == 1
+
+
 def test_a_refused_configuration_is_not_tried_again(world: World) -> None:
     world.processes['policy_learner'].status = 2
     world.run(0.5)
