@@ -47,7 +47,6 @@ class TeleopBridge:
         self._clock = RobotClock(factor)
         self._teleop = Teleop(settings, robot, policy_rate_hz, SILENT_S * max(1.0, factor))
         self._reader = JointStateReader(robot.state_names)
-        self._joints = robot.joints
         self._paused = True
         self._sent = self._refused = 0
         self._last_reason = self._trouble = ''
