@@ -51,8 +51,8 @@ ARGUMENTS = (
              'Time of learning motion after which the run ends, s (resets not counted).'),
     Argument('run_dir', str, '',
              'Folder of the run; one that exists is resumed. Empty: runs/<time>-<task>.'),
-    Argument('dataset', str, '', 'Folder of a dataset that the policy is learned from, before the '
-             'arm moves and beside what it does then. Empty: none.'),
+    Argument('dataset', str, '', 'Folder of a dataset that model and policy are learned from, '
+             'before the arm moves and beside what it does then. Empty: none.'),
     Argument('init_from', str, '', 'Folder of a run, or of a checkpoint in it, whose policy and '
              'model this run begins with. Empty: none.'),
     Argument('real_time_factor', float, '1.0',

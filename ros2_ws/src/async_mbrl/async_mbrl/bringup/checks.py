@@ -65,7 +65,7 @@ def check(composition: Composition, origin: Mapping[str, str]) -> Composition:
         if composition.run.init_from:
             raise ConfigError(f'init_from: {composition.run.init_from}, but a run with a dataset '
                               'begins with what it learns from that; give one of the two')
-        composition.improvement.check_offline()
+        _check_offline(composition)
         if composition.schedule.sequential:
             raise ConfigError(f'schedule.name: {composition.schedule.name}, but a dataset is '
                               'learned from while the arm moves; use async')
@@ -131,6 +131,21 @@ def _check_body(composition: Composition) -> None:
     if composition.model.kind == 'structured':
         raise ConfigError(f'model.kind: structured, but robot {robot} is a benchmark body, of '
                           'which no kinematics is known; use plain')
+
+
+def _check_offline(composition: Composition) -> None:
+    """See to it that the algorithm can learn from a dataset before the arm moves.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    improvement = composition.improvement
+    improvement.check_offline()
+    if (improvement.NEEDS_MODEL and improvement.offline_updates
+            and not composition.model.offline_updates):
+        raise ConfigError(f'improvement.offline_updates: {improvement.offline_updates}, but '
+                          'model.offline_updates is 0: the policy would be improved in a model '
+                          'that has learned nothing; give both, or make both 0')
 
 
 def stands_in(section: str, origin: Mapping[str, str]) -> str:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.folder import OpenRun
 from async_mbrl.bringup.supervisor import STATUS_INTERRUPTED
 from async_mbrl.core.config import ConfigError
 from async_mbrl.learning.checkpoint import CheckpointError, recorded_count
 from async_mbrl.learning.learner import LearningDiverged, learner_seed
+from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
-from async_mbrl.learning.pretraining import Pretraining, read_offline
-from async_mbrl.learning.settings import ActorCriticConfig
+from async_mbrl.learning.pretraining import Pretraining, Progress, read_offline
 from async_mbrl.tasks import make_task
 
-INTERVAL = 200
-"""Updates between two checkpoints."""
 LINE_S = 5.0
 """Time between two lines."""
 
@@ -27,7 +28,7 @@ LINE_S = 5.0
 def pretrain(run: OpenRun) -> int:
     """Make the offline updates that a run is to begin with, as far as they are missing.
 
-    What was interrupted goes on from its checkpoint. A run that has gone online is left alone.
+    What was interrupted goes on from its checkpoint. A learner that has gone online is left alone.
 
     Args:
         run: one that has a dataset.
@@ -39,20 +40,22 @@ def pretrain(run: OpenRun) -> int:
         ConfigError: the dataset, or a checkpoint that is there, cannot be used.
         OSError: a checkpoint cannot be written.
     """
-    folder = run.folder.learner('policy_learner')
-    improvement = run.composition.improvement
-    assert isinstance(improvement, ActorCriticConfig)       # as was checked
-    made = recorded_count(folder, 'offline_updates')
-    if recorded_count(folder, 'next_transition') or made >= improvement.offline_updates:
+    composition = run.composition
+    wanted = offline_updates(composition)
+    folders = {name: run.folder.learner(name) for name in wanted}
+    made = {name: recorded_count(folder, 'offline_updates') for name, folder in folders.items()}
+    if all(recorded_count(folders[name], 'next_transition') or made[name] >= wanted[name]
+           for name in wanted):
         return 0
-    print(f'{run.folder.root}: learning from {run.composition.run.dataset}; {made} of '
-          f'{improvement.offline_updates} updates were made before', flush=True)
+    before = ', '.join(f'{made[name]} of {wanted[name]} updates of the {_what(name)}'
+                       for name in wanted if wanted[name])
+    print(f'{run.folder.root}: learning from {composition.run.dataset}; {before} were made before',
+          flush=True)
     try:
-        _learn(run, improvement, folder)
+        _learn(run, wanted)
     except LearningDiverged as error:
         print(f'error: {error}; the checkpoint before stands; begin anew with lower learning '
-              'rates (improvement.policy_learning_rate, improvement.critic_learning_rate)',
-              file=sys.stderr, flush=True)
+              f'rates ({_learning_rates(composition)})', file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         print(f'interrupted; go on with: async-mbrl pretrain --run-dir {run.folder.root}',
@@ -61,25 +64,67 @@ def pretrain(run: OpenRun) -> int:
     return 0
 
 
-def _learn(run: OpenRun, improvement: ActorCriticConfig, folder: Path) -> None:
+def offline_updates(composition: Composition) -> dict[str, int]:
+    """Say how many updates each learner of a run makes from its dataset alone."""
+    model = ({'model_learner': composition.model.offline_updates}
+             if composition.improvement.NEEDS_MODEL else {})
+    return {**model, 'policy_learner': composition.improvement.offline_updates}
+
+
+def _learn(run: OpenRun, wanted: dict[str, int]) -> None:
     composition = run.composition
     torch.set_num_threads(1)
     task = make_task(composition.task, composition.robot)
-    learner = PolicyLearner(improvement, composition.model, composition.network,
-                            composition.exploration, task,
-                            seed=learner_seed(composition.run.seed, 'policy_learner'))
+    policy = PolicyLearner(composition.improvement, composition.model, composition.network,
+                           composition.exploration, task,
+                           seed=learner_seed(composition.run.seed, 'policy_learner'))
+    model = ModelLearner(composition.model, task,
+                         seed=learner_seed(composition.run.seed, 'model_learner')
+                         ) if 'model_learner' in wanted else None
     try:
-        training = Pretraining(learner, read_offline(task, Path(composition.run.dataset)), folder)
+        training = Pretraining(read_offline(task, Path(composition.run.dataset)), policy, model,
+                               run.folder.learner)
     except CheckpointError as error:
         raise ConfigError(str(error)) from None
-    begun_s = told_s = time.monotonic()
-    begun, updates = learner.offline_updates, improvement.offline_updates
-    for progress in training.run(updates, INTERVAL):
-        now_s = time.monotonic()
-        if now_s - told_s >= LINE_S or progress.updates >= updates:
-            told_s = now_s
-            rate = (progress.updates - begun) / max(1e-9, now_s - begun_s)
-            figures = ', '.join(f'{name} {value:.3g}' for name, value in progress.metrics.items()
-                                if not name.startswith('offline_'))
-            print(f'{progress.updates} of {updates} updates, {rate:.0f} a second; {figures}',
-                  flush=True)
+    lines = _Lines({'policy_learner': policy.offline_updates,
+                    'model_learner': 0 if model is None else model.offline_updates})
+    with closing(training):
+        for progress in training.run(wanted['policy_learner'], wanted.get('model_learner', 0)):
+            lines.tell(progress)
+
+
+class _Lines:
+    """Tells how it goes, now and then and at the end of each learner."""
+
+    def __init__(self, before: dict[str, int]) -> None:
+        """Begin with learners that have made some updates before."""
+        self._before = before
+        self._begun_s = self._told_s = time.monotonic()
+
+    def tell(self, progress: Progress) -> None:
+        """Tell it, if it is time."""
+        now_s, over = time.monotonic(), progress.updates >= progress.wanted
+        if now_s - self._told_s < LINE_S and not over:
+            return
+        made = progress.updates - self._before[progress.learner]
+        rate = made / max(1e-9, now_s - self._begun_s)
+        figures = ', '.join(f'{name} {value:.3g}' for name, value in progress.metrics.items()
+                            if not name.startswith('offline_'))
+        print(f'{_what(progress.learner)}: {progress.updates} of {progress.wanted} updates, '
+              f'{rate:.3g} a second; {figures}', flush=True)
+        self._told_s = now_s
+        if over:
+            self._begun_s = now_s
+
+
+def _what(learner: str) -> str:
+    return learner.removesuffix('_learner')
+
+
+def _learning_rates(composition: Composition) -> str:
+    """Name the settings of learning rates that the learners of a run have."""
+    sections = {'model': composition.model} if composition.improvement.NEEDS_MODEL else {}
+    return ', '.join(
+        f'{section}.{field.name}'
+        for section, part in {**sections, 'improvement': composition.improvement}.items()
+        for field in dataclasses.fields(part) if field.name.endswith('learning_rate'))

@@ -21,8 +21,8 @@ class RunSettings:
     mode: str = param('learn: collect and learn; use: act with what another run has learned, '
                       'towards goals from a topic', 'learn', choices=('learn', 'use'))
     policy_from: str = param('folder of the run whose policy is used, in mode use', '')
-    dataset: str = param('folder of a dataset that the policy is learned from, before the arm '
-                         'moves and beside what it does; empty: none', '')
+    dataset: str = param('folder of a dataset that model and policy are learned from, before '
+                         'the arm moves and beside what it does; empty: none', '')
     init_from: str = param('folder of a run, or of a checkpoint, that learners begin from where '
                            'they have learned nothing in this run; empty: none', '')
     dry_run: bool = param('everything runs, but no command is sent to the arm', False)

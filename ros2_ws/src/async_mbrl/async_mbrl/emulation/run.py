@@ -28,9 +28,9 @@ from async_mbrl.learning.learner import Learner, learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.predictive_control import PredictiveControl
-from async_mbrl.learning.pretraining import read_offline
+from async_mbrl.learning.pretraining import Pretraining, read_offline
 from async_mbrl.learning.sequential import SequentialLearner
-from async_mbrl.learning.settings import ActorCriticConfig, ImprovementConfig, PetsConfig
+from async_mbrl.learning.settings import ImprovementConfig, PetsConfig
 from async_mbrl.simulation.body import make_physics
 from async_mbrl.simulation.config import PlantConfig
 from async_mbrl.simulation.offline import SETTLE_S, OfflineArm
@@ -142,7 +142,7 @@ class EmulatedRun:
         if isinstance(settings.improvement, PetsConfig) and control is None:
             self._control = PredictiveControl(settings.improvement, settings.model, self._task,
                                               seed=learner_seed(settings.seed, 'planner'))
-        self._planned_with = 0
+        self._planned_with = -1     # one that was learned from a dataset has no updates yet
         if pace is None:
             self._model, self._policy = _learners(settings, self._task)
             pace = _pace(settings.schedule, self._model, self._policy)
@@ -236,17 +236,18 @@ class EmulatedRun:
         progress.model_epochs = 0.0 if model is None else model.epochs
 
 
-def _learners(settings: EmulationSettings, task: Any) -> tuple[Learner | None, PolicyLearner]:
+def _learners(settings: EmulationSettings, task: Any
+              ) -> tuple[ModelLearner | None, PolicyLearner]:
     model = ModelLearner(settings.model, task, seed=learner_seed(settings.seed, 'model_learner')
                          ) if settings.improvement.NEEDS_MODEL else None
     policy = PolicyLearner(
         settings.improvement, settings.model, settings.network, settings.exploration, task,
         seed=learner_seed(settings.seed, 'policy_learner'))
     if settings.dataset:
-        assert isinstance(settings.improvement, ActorCriticConfig)      # as was checked
-        policy.use_offline(read_offline(task, Path(settings.dataset)).buffer)
-        for _ in range(settings.improvement.offline_updates):
-            policy.learn_offline()
+        training = Pretraining(read_offline(task, Path(settings.dataset)), policy, model)
+        for _ in training.run(settings.improvement.offline_updates,
+                              settings.model.offline_updates):
+            pass
     return model, policy
 
 

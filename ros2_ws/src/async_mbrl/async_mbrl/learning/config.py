@@ -46,6 +46,8 @@ class ModelConfig:
     updates_per_step: int = param('updates between two looks at what arrived', 8, minimum=1)
     max_updates_per_transition: float = param(
         'updates for each transition received, on average, at most; 0: no limit', 0.0, minimum=0.0)
+    offline_updates: int = param('updates from a dataset alone, before the arm moves, where there '
+                                 'is one', 2000, minimum=0)
     early_stopping: bool = param('stop a member while the moving average of its validation loss '
                                  'rises, until the next episode has ended', False)
     validation_share: float = param('share of the transitions each member keeps apart for '

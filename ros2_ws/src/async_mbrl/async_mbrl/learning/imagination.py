@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.dynamics import Dynamics
+from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.workload import multiplications
 
 
@@ -19,12 +19,12 @@ class Imagination:
     member from start to end, unless the members are mixed. Nothing ends a rollout early.
     """
 
-    def __init__(self, dynamics: Dynamics, task: Any, buffer: TransitionBuffer,
+    def __init__(self, dynamics: Dynamics, task: Any, pool: Pool,
                  generator: torch.Generator, goal_rng: np.random.Generator) -> None:
-        """Imagine with a model, from states of a buffer, towards goals that the task draws."""
+        """Imagine with a model, from states of a pool, towards goals that the task draws."""
         self._dynamics = dynamics
         self._task = task
-        self.buffer = buffer
+        self.pool = pool
         self._goal_rng = goal_rng
         self.generator = generator
         self.members = dynamics.members
@@ -41,15 +41,16 @@ class Imagination:
         """
         members = self._dynamics.members
         count = max(1, rollouts // members)
-        initial = self.buffer.initial_rows
+        initial = self.pool.initial_rows
         shape = (members, round(initial_share * count) if len(initial) else 0)
-        rows = torch.randint(len(self.buffer), (members, count - shape[1]),
+        rows = torch.randint(len(self.pool), (members, count - shape[1]),
                              generator=self.generator)
         if shape[1]:
             chosen = torch.randint(len(initial), shape, generator=self.generator)
             rows = torch.cat([initial[chosen], rows], 1)
         goals = torch.from_numpy(self._task.sample_goals(self._goal_rng, members * count))
-        return torch.cat([self.buffer.states[rows], goals.view(members, count, -1)], -1)
+        states, _, _ = self.pool.batch(rows)
+        return torch.cat([states, goals.view(members, count, -1)], -1)
 
     def advance(self, observation: torch.Tensor, action: torch.Tensor, *,
                 mix_members: bool = False) -> torch.Tensor:

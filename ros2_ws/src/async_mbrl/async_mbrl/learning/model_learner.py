@@ -14,11 +14,13 @@ from async_mbrl.core.snapshot import NO_VERSION, Snapshot, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.adam import Adam
+from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.dynamics import make_dynamics
 from async_mbrl.learning.early_stopping import EarlyStopping
-from async_mbrl.learning.normalisation import StatisticsRefresh
+from async_mbrl.learning.normalisation import StatisticsRefresh, statistics
+from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.split import ValidationSplit
 from async_mbrl.learning.worker import Worker
 
@@ -30,6 +32,9 @@ class ModelLearner(Worker):
 
     What is published is a running average of the weights. Each episode is first predicted by the
     ensemble as it was before the episode began, and only judged by that.
+
+    Offline data are drawn in proportion to their share of all transitions. Where members may stop
+    early, they are data to learn from for all of them: what judges a member is of this robot.
     """
 
     def __init__(self, config: ModelConfig, task: Any, *, seed: int, incarnation: int = 1) -> None:
@@ -73,7 +78,11 @@ class ModelLearner(Worker):
     @property
     def ready(self) -> bool:
         """Whether there is something worth handing out yet: a model that has learned."""
-        return self.updates > 0 or self.begun_from_another
+        return self._updates_in_all > 0 or self.begun_from_another
+
+    @property
+    def _updates_in_all(self) -> int:
+        return self.offline_updates + self.updates
 
     @property
     def model_version(self) -> Version:
@@ -106,13 +115,39 @@ class ModelLearner(Worker):
                      if self._stopping is None or ended or not self.updates else None)
         if described is not None:
             for each in (self.dynamics, self.average):
-                if self.begun_from_another:
+                if self.begun_from_another or self.offline_transitions:
                     each.widen(described)
                 else:
                     each.normalise(described)
         # Transitions come faster than members stop: new data are those of a whole episode.
         if self._stopping is not None and ended:
             self._stopping.new_data()
+
+    def use_offline(self, offline: TransitionBuffer, digest: str = '') -> None:
+        """Learn from offline data as well; see :class:`~async_mbrl.learning.worker.Worker`.
+
+        The range that imagined states may have is theirs, and grows with the data of the robot.
+
+        Raises:
+            ConfigError: there are fewer than two transitions.
+        """
+        super().use_offline(offline, digest)
+        described = statistics(offline, self._config.clamp_margin)
+        for each in (self.dynamics, self.average):
+            each.normalise(described)
+
+    def learn_offline(self) -> None:
+        """Take one update from the offline data alone; it is none of the run's.
+
+        Raises:
+            RuntimeError: there are no offline data.
+        """
+        offline = self.pool.offline
+        if offline is None:
+            raise RuntimeError('there are no offline data')
+        self._update(Pool(offline), self._any_rows(len(offline)))
+        self.offline_updates += 1
+        self._average(1)
 
     def begin_from(self, folder: Path) -> None:
         """Begin with the model that another run has learned, where there is none yet.
@@ -141,9 +176,13 @@ class ModelLearner(Worker):
         """Ignore it: the model depends on data only."""
 
     def step(self) -> bool:
-        """Take a few updates; False before there are data, or if all members stopped early."""
+        """Take a few updates; False before there are data, or if all members stopped early.
+
+        With offline data alone there is nothing to do: how often they are learned from before the
+        run is settled.
+        """
         config = self._config
-        if len(self.buffer) < config.minimum_transitions or self.behind:
+        if len(self.pool) < config.minimum_transitions or not len(self.buffer) or self.behind:
             return False
         if self._stopping is not None and not self._stopping.active.any():
             return False
@@ -157,7 +196,8 @@ class ModelLearner(Worker):
         if allowed <= 0:
             return False
         for _ in range(allowed):
-            self._update()
+            self._update(self.pool, self._training_rows())
+        self.updates += allowed
         self._average(allowed)
         self.epochs += allowed / self._epoch_length()
         if self._stopping is not None:
@@ -186,7 +226,8 @@ class ModelLearner(Worker):
         distance of the tool points that many steps after the start, predicted from the first state
         and the actions alone.
         """
-        return {'training_loss': float(self._training_loss), **self._metrics}
+        return {'training_loss': float(self._training_loss), **self._metrics,
+                **self._offline_metrics()}
 
     def save(self, folder: Path, transitions: Path | None = None) -> None:
         """Write a checkpoint; see :class:`~async_mbrl.learning.learner.Learner`."""
@@ -228,28 +269,31 @@ class ModelLearner(Worker):
 
     def _epoch_length(self) -> int:
         """Give the updates that pass over the training data once."""
-        rows = len(self.buffer)
+        rows = len(self.pool)
         if self._split is not None:
-            rows = self._split.largest_training_set
+            rows = self.pool.offline_rows + self._split.largest_training_set
         return max(1, -(-rows // self._config.batch))
 
-    def _update(self) -> None:
-        """Take one gradient step on an independent batch for each member."""
-        config = self._config
-        shape = (config.members, config.batch)
+    def _training_rows(self) -> torch.Tensor:
+        """Draw rows of the pool (members, batch) to learn from."""
         if self._split is None:
-            rows = torch.randint(len(self.buffer), shape, generator=self._generator)
-        else:
-            rows = self._split.draw(shape[1], self._generator)
+            return self._any_rows(len(self.pool))
+        return self._split.draw(self._config.batch, self._generator, self.pool.offline_rows)
+
+    def _any_rows(self, count: int) -> torch.Tensor:
+        return torch.randint(count, (self._config.members, self._config.batch),
+                             generator=self._generator)
+
+    def _update(self, pool: Pool, rows: torch.Tensor) -> None:
+        """Take one gradient step on rows (members, batch) of a pool, a batch for each member."""
         active = None if self._stopping is None else self._stopping.active
         if active is None or active.all():
-            loss = self.dynamics.errors(*self.buffer.batch(rows)).mean(1)
+            loss = self.dynamics.errors(*pool.batch(rows)).mean(1)
             self._optimizer.step(torch.autograd.grad(loss.sum(), self._parameters))
         else:
             members = torch.from_numpy(np.flatnonzero(active))
-            loss = self.dynamics.errors(*self.buffer.batch(rows[members]), members).mean(1)
+            loss = self.dynamics.errors(*pool.batch(rows[members]), members).mean(1)
             self._step_without(~active, torch.autograd.grad(loss.sum(), self._parameters))
-        self.updates += 1
         self._training_loss = loss.detach().mean()
 
     @torch.no_grad()
@@ -258,7 +302,8 @@ class ModelLearner(Worker):
 
         So it costs a pass over the parameters for several updates, not one for each.
         """
-        rate = max(1.0 - (1.0 - self._config.average) ** updates, min(1.0, updates / self.updates))
+        rate = max(1.0 - (1.0 - self._config.average) ** updates,
+                   min(1.0, updates / self._updates_in_all))
         torch._foreach_lerp_(self._averaged, [p.detach() for p in self._parameters], rate)
 
     @torch.no_grad()
@@ -276,6 +321,8 @@ class ModelLearner(Worker):
         """Judge each member by its validation data and stop those that no longer gain."""
         assert self._split is not None and self._stopping is not None
         rows, weights = self._split.validation_rows()
+        if not rows.shape[1]:       # the first transitions of the run are all learned from
+            return
         loss = (self.dynamics.errors(*self.buffer.batch(rows)) * weights).sum(1)
         self._stopping.epoch(loss.numpy().astype(float))
         self._metrics['holdout_loss'] = float(loss.mean())
@@ -285,7 +332,7 @@ class ModelLearner(Worker):
         """Collect the transitions of an episode; judge the prediction of it when it is over."""
         if transition.step == 0:
             self._episode = []
-            self._judged = self.updates > 0
+            self._judged = self.ready
             if self._judged:
                 self._before_episode.load_state_dict(self.average.state_dict())
         self._episode.append(transition)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import Transition
@@ -24,6 +23,7 @@ from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.exploration import ParameterNoise, exploration_std
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.normalisation import Statistics, StatisticsRefresh, statistics
+from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.settings import ImprovementConfig
 from async_mbrl.learning.worker import Worker
 
@@ -32,8 +32,7 @@ class PolicyLearner(Worker):
     """Improves a policy by the algorithm that its settings belong to.
 
     Most algorithms imagine rollouts in the newest model; for the others there is none. The first
-    snapshot, before any data, is a policy of mean 0: pure exploration. Offline data may be given to
-    learn from as well, see :meth:`use_offline`.
+    snapshot, before any data, is a policy of mean 0: pure exploration.
     """
 
     def __init__(self, improvement: ImprovementConfig, model: ModelConfig,
@@ -70,19 +69,13 @@ class PolicyLearner(Worker):
         self._imagination: Imagination | None = None
         if improvement.NEEDS_MODEL:
             self._dynamics = make_imagined(model, task, self._generator)
-            self._imagination = Imagination(self._dynamics, task, self.buffer, self._generator,
-                                            self._goal_rng)
+            self._imagination = self._imagination_of(self._dynamics, self.pool)
         self._stochastic = network.stochastic
         self._model_version = NO_VERSION
         self._statistics = StatisticsRefresh(margin=0.0)
         self._stages: Iterator[None] | None = None
         self._next_model: Snapshot | None = None
         self._next_statistics: Statistics | None = None
-        self.offline_updates = 0
-        """Updates made of offline data alone, before the run; they are not among its updates."""
-        self.offline_transitions = 0
-        """Offline data that are or were learned from; no transitions of the run."""
-        self._offline_digest = ''
         self.begun_from_another = False
         """Whether the run began with what another one had learned."""
 
@@ -107,28 +100,18 @@ class PolicyLearner(Worker):
         return 0 if self._dynamics is None else self._dynamics.learned_bytes
 
     def use_offline(self, offline: TransitionBuffer, digest: str = '') -> None:
-        """Learn from offline data as well; they come before :meth:`restore`.
+        """Learn from offline data as well; see :class:`~async_mbrl.learning.worker.Worker`.
 
-        They are no transitions of the run: nothing counts them. The statistics by which the policy
-        normalises states are theirs from now on. They stay so when data of the robot come: a policy
-        that was learned with them would be another one with others.
-
-        Args:
-            offline: the data.
-            digest: what identifies their content; a checkpoint that was learned from others is
-                refused then.
+        What is imagined begins from states of both then.
 
         Raises:
-            ConfigError: the algorithm learns from what its own policy has done, or in a model; or
-                there are fewer than two transitions.
+            ConfigError: the algorithm learns only from what its own policy has done; or there are
+                fewer than two transitions.
         """
         self._improvement.check_offline()
-        if len(offline) < 2:
-            raise ConfigError(f'offline data: {len(offline)} transitions; expected 2 at least')
+        super().use_offline(offline, digest)
         self._experience.offline = offline
         self._offline_alone.offline = offline
-        self.offline_transitions = len(offline)
-        self._offline_digest = digest
         self._normalise(statistics(offline, margin=0.0))
 
     def begin_from(self, folder: Path) -> None:
@@ -171,11 +154,17 @@ class PolicyLearner(Worker):
         """Take one update from the offline data alone; it is none of the run's.
 
         Raises:
-            RuntimeError: there are no offline data.
+            RuntimeError: there are no offline data, or no model yet to imagine in.
         """
-        if self._offline_alone.offline is None:
+        offline = self.pool.offline
+        if offline is None:
             raise RuntimeError('there are no offline data')
-        for _ in self.algorithm.update(self._offline_alone) or ():
+        source: Experience | Imagination = self._offline_alone
+        if self._dynamics is not None:
+            if self._model_version == NO_VERSION:
+                raise RuntimeError('there is no model to imagine in; it is learned first')
+            source = self._imagination_of(self._dynamics, Pool(source.buffer, offline))
+        for _ in self.algorithm.update(source) or ():
             pass
         self.offline_updates += 1
 
@@ -259,16 +248,10 @@ class PolicyLearner(Worker):
             extra=self.algorithm.about if isinstance(self.algorithm, ActsByEpisode) else {})
 
     def metrics(self) -> dict[str, float]:
-        """Scalars of the algorithm, the exploration that is asked for, and what was offline.
-
-        ``offline_updates``: those made of offline data alone, before the run.
-        ``offline_transitions``: those that are or were learned from beside those of the run.
-        """
+        """Scalars of the algorithm, the exploration that is asked for, and what was offline."""
         asked = {} if self._stochastic else {'exploration_std': self._exploration_std()}
-        offline = {'offline_updates': float(self.offline_updates),
-                   'offline_transitions': float(self.offline_transitions)}
         return {**self.algorithm.metrics(), **asked, **self._parameter_noise.metrics(),
-                **(offline if self.offline_transitions else {})}
+                **self._offline_metrics()}
 
     def save(self, folder: Path, transitions: Path | None = None) -> None:
         """Write a checkpoint; see :class:`~async_mbrl.learning.learner.Learner`."""
@@ -281,9 +264,7 @@ class PolicyLearner(Worker):
         if isinstance(self.algorithm, DrawsTransitions):
             tensors.update(checkpoint.prefixed('sampling', self.algorithm.sampling.tensors()))
         self._write(folder, transitions, self._identity(), tensors, {
-            'model_version': list(self._model_version), 'offline_updates': self.offline_updates,
-            'offline_transitions': self.offline_transitions,
-            'offline_digest': self._offline_digest,
+            'model_version': list(self._model_version),
             'begun_from_another': self.begun_from_another,
             'parameter_noise_std': self._parameter_noise.std,
             'goal_rng': self._goal_rng.bit_generator.state})
@@ -300,12 +281,6 @@ class PolicyLearner(Worker):
 
     def _load(self, folder: Path, tensors: Mapping[str, torch.Tensor],
               about: Mapping[str, Any]) -> None:
-        digest = about.get('offline_digest', '')
-        if self._experience.offline is not None and digest != self._offline_digest:
-            raise CheckpointError(
-                f'{folder} was learned from a dataset of content {digest[:12] or "none"}, not '
-                f'{self._offline_digest[:12] or "none"}; name the one that the run began with by '
-                '--dataset, or begin a new run')
         try:
             self.algorithm.load_state_dict(checkpoint.part('algorithm', tensors))
         except RuntimeError as error:
@@ -319,12 +294,8 @@ class PolicyLearner(Worker):
             self.algorithm.sampling.load(checkpoint.part('sampling', tensors))
         self._goal_rng.bit_generator.state = about['goal_rng']
         self._model_version = Version(*about['model_version'])
-        self.offline_updates = about.get('offline_updates', 0)
         self.begun_from_another = about.get('begun_from_another', False)
         self._parameter_noise.std = about.get('parameter_noise_std', 0.0)
-        if self._experience.offline is None:
-            self.offline_transitions = about.get('offline_transitions', 0)
-            self._offline_digest = digest
 
     def _update_due(self) -> bool:
         config, rows = self._improvement, len(self.buffer)
@@ -345,7 +316,8 @@ class PolicyLearner(Worker):
 
     def _motion(self) -> tuple[int, float]:
         """Give the transitions that noise decays with, and the rate at which they come, Hz."""
-        steps = self._exploration.initial_steps if self.begun_from_another else 0
+        learned = self.begun_from_another or self.offline_updates
+        steps = self._exploration.initial_steps if learned else 0
         return steps + self.transitions, self._task.config.policy_rate_hz
 
     def _take_over(self) -> None:
@@ -362,6 +334,9 @@ class PolicyLearner(Worker):
             model, self._next_model = self._next_model, None
             self._dynamics.load_tensors(model.tensors)
             self._model_version = model.version
+
+    def _imagination_of(self, dynamics: Dynamics, pool: Pool) -> Imagination:
+        return Imagination(dynamics, self._task, pool, self._generator, self._goal_rng)
 
     def _normalise(self, described: Statistics) -> None:
         for policy in (self.algorithm.policy, self.algorithm.acting_policy):

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from async_mbrl.core.config import ConfigError
+from async_mbrl.core.snapshot import Version
 from async_mbrl.datasets.columns import Columns
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import read_about, read_columns
 from async_mbrl.learning.buffer import TransitionBuffer
+from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
+
+Trainee: TypeAlias = ModelLearner | PolicyLearner
 
 MOST_TRANSITIONS = 2_000_000
 """Of offline data: they are kept in memory, and read before a learner gives its first heartbeat."""
+
+INTERVAL = 200
+"""Updates between two checkpoints, at most."""
 
 
 def offline_buffer(task: Any, parts: Iterable[Columns]) -> TransitionBuffer:
@@ -81,60 +89,89 @@ class Progress:
     """How far pre-training has come.
 
     Attributes:
-        updates: made so far, those before a restart included.
+        learner: which one is learning, ``model_learner`` or ``policy_learner``.
+        updates: that it has made so far, those before a restart included.
+        wanted: how many it shall have made in the end.
         metrics: of the learner.
     """
 
+    learner: str
     updates: int
+    wanted: int
     metrics: dict[str, float]
 
 
 class Pretraining:
-    """Improves the policy of a learner on offline data, with a checkpoint that a run goes on from.
+    """Learns from offline data before a run, with checkpoints that the run goes on from.
 
-    The checkpoint is one of the learner's own: a run of the same settings whose folder holds it
-    begins with that policy, and goes on with the same critics and optimisers. It says how many of
-    the updates were made offline, ``offline_updates``; the learner's metrics say so, too.
+    Where there is a model it is learned first; then the policy takes it, and is improved in it. The
+    checkpoints are those of the learners: a run of the same settings whose folder holds them begins
+    with that model and that policy, and goes on with the same critics and optimisers. They say how
+    many of the updates were made offline, ``offline_updates``; the metrics of the learners say so,
+    too. What a learner has been learning from a robot is left alone.
     """
 
-    def __init__(self, learner: PolicyLearner, offline: OfflineData, folder: Path) -> None:
-        """Prepare, or go on from what the folder holds.
+    def __init__(self, offline: OfflineData, policy: PolicyLearner,
+                 model: ModelLearner | None = None,
+                 folder: Callable[[str], Path] | None = None) -> None:
+        """Prepare, or go on from what the folders hold.
 
         Args:
-            learner: one that has learned nothing yet, of an algorithm that is off-policy and
-                without a model (``awac``, ``sac``).
             offline: the data, see :func:`read_offline`.
-            folder: of the checkpoint; made if it does not exist.
+            policy: a learner that has learned nothing yet, of an algorithm that is off-policy, or
+                that imagines in a model.
+            model: one that has learned nothing, for an algorithm that needs a model.
+            folder: gives the folder of the checkpoint of a learner, by its name; made if it does
+                not exist. None for no checkpoints.
 
         Raises:
             ConfigError: the algorithm cannot learn from these data.
             CheckpointError: there is a checkpoint that is damaged or belongs to something else.
         """
-        learner.use_offline(offline.buffer, offline.digest)
-        learner.restore(folder)
-        self._learner = learner
+        self._policy = policy
+        self._model = model
         self._folder = folder
+        learners: list[tuple[str, Trainee]] = [('policy_learner', policy)]
+        if model is not None:
+            learners.append(('model_learner', model))
+        for name, learner in learners:
+            learner.use_offline(offline.buffer, offline.digest)
+            if folder is not None:
+                learner.restore(folder(name))
 
-    @property
-    def online(self) -> bool:
-        """Whether the learner has gone online: what the robot did since must not be undone."""
-        return self._learner.next_transition > 0
-
-    def run(self, updates: int, interval: int = 1000) -> Iterator[Progress]:
-        """Make updates until there are so many in all, unless the learner has gone online.
-
-        A checkpoint is written before each report.
+    def run(self, policy_updates: int, model_updates: int = 0,
+            interval: int | None = None) -> Iterator[Progress]:
+        """Make updates until there are so many in all; a checkpoint comes before each report.
 
         Args:
-            updates: how many there shall be, those before a restart included.
-            interval: updates between two reports.
+            policy_updates: how many the policy shall have, those before a restart included.
+            model_updates: the same of the model.
+            interval: updates between two reports; None for a tenth of those of the learner, and
+                :data:`INTERVAL` at most.
 
         Raises:
             LearningDiverged: a parameter is not finite; the checkpoint before stands.
         """
-        learner = self._learner
-        while not self.online and learner.offline_updates < updates:
+        if self._model is not None:
+            yield from self._learn('model_learner', self._model, model_updates, interval)
+            if self._model.offline_updates:
+                # Newer than none, and older than what any start of a learner hands out.
+                self._policy.take_snapshot(dataclasses.replace(
+                    self._model.snapshot(), version=Version(0, self._model.offline_updates)))
+        yield from self._learn('policy_learner', self._policy, policy_updates, interval)
+
+    def close(self) -> None:
+        """Let go of the files of both learners: others may go on from them."""
+        self._policy.close()
+        if self._model is not None:
+            self._model.close()
+
+    def _learn(self, name: str, learner: Trainee, updates: int, interval: int | None
+               ) -> Iterator[Progress]:
+        interval = interval or max(1, min(INTERVAL, updates // 10))
+        while not learner.next_transition and learner.offline_updates < updates:
             for _ in range(min(interval, updates - learner.offline_updates)):
                 learner.learn_offline()
-            learner.save(self._folder)
-            yield Progress(learner.offline_updates, learner.metrics())
+            if self._folder is not None:
+                learner.save(self._folder(name))
+            yield Progress(name, learner.offline_updates, updates, learner.metrics())

@@ -35,11 +35,22 @@ class ValidationSplit:
         self._validation[:, rows] = drawn[:, count - kept:]
         self._training = None
 
-    def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw training rows (members, batch), with replacement."""
+    def draw(self, batch: int, generator: torch.Generator, offline: int = 0) -> torch.Tensor:
+        """Draw training rows (members, batch) of a pool, with replacement.
+
+        Args:
+            batch: how many for each member.
+            generator: draws.
+            offline: rows of offline data that come before those that are split; all of them are
+                for training.
+        """
         place = torch.rand(self._members, batch, generator=generator)
         rows, counts = self._training_rows()
-        return rows.gather(1, (place * counts[:, None]).long())
+        drawn = (place * (counts[:, None] + offline)).long()
+        own = drawn >= offline
+        if not own.any():
+            return drawn
+        return torch.where(own, offline + rows.gather(1, (drawn - offline).clamp_min(0)), drawn)
 
     def validation_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Give validation rows (members, longest) and weights that sum to 1 for each member.

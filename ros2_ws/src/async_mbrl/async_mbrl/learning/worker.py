@@ -1,4 +1,7 @@
-"""What both learners keep: transitions, random numbers and counters, and how these are saved."""
+"""What both learners keep: transitions, random numbers and counters, and how these are saved.
+
+Offline data may be given to learn from as well, see :meth:`Worker.use_offline`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from typing import Any
 
 import torch
 
+from async_mbrl.core.config import ConfigError
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.buffer import TransitionBuffer
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.learner import LearningDiverged
+from async_mbrl.learning.pool import Pool
 
 
 class Worker:
@@ -33,6 +39,12 @@ class Worker:
         self._counter = 0
         self.buffer = TransitionBuffer(capacity, task.state_size, task.action_size,
                                        task.goal_size)
+        self.pool = Pool(self.buffer)
+        self.offline_updates = 0
+        """Updates made of offline data alone, before the run; they are not among its updates."""
+        self.offline_transitions = 0
+        """Offline data that are or were learned from; no transitions of the run."""
+        self._offline_digest = ''
         self._about_transitions = {'task': task.name}
         self._learned_from = 0
         self.trouble = ''
@@ -74,6 +86,28 @@ class Worker:
         """Transitions that what is learned is, or will be, learned from."""
         return max(self.buffer.next_number, self._learned_from)
 
+    def use_offline(self, offline: TransitionBuffer, digest: str = '') -> None:
+        """Learn from offline data as well; they come before what is restored.
+
+        They are no transitions of the run: nothing counts them. The statistics by which states are
+        normalised are theirs from now on. They stay so when data of the robot come: what was
+        learned with them would be something else with others.
+
+        Args:
+            offline: the data.
+            digest: what identifies their content; a checkpoint that was learned from others is
+                refused then.
+
+        Raises:
+            ConfigError: it cannot be learned from such data, or there are fewer than two
+                transitions.
+        """
+        if len(offline) < 2:
+            raise ConfigError(f'offline data: {len(offline)} transitions; expected 2 at least')
+        self.pool.offline = offline
+        self.offline_transitions = len(offline)
+        self._offline_digest = digest
+
     def discard(self) -> None:
         """Put the transitions on disk aside; a restart asks for all of them again."""
         self.buffer.discard()
@@ -95,7 +129,10 @@ class Worker:
         self.buffer.save_in(transitions or folder, self._about_transitions)
         last = self.buffer.next_number - 1
         checkpoint.write(folder, identity, {**tensors, 'generator': self._generator.get_state()}, {
-            **about, 'next_transition': self.transitions, 'updates': self.updates,
+            **about, 'offline_updates': self.offline_updates,
+            'offline_transitions': self.offline_transitions,
+            'offline_digest': self._offline_digest,
+            'next_transition': self.transitions, 'updates': self.updates,
             'epochs': self.epochs, 'transitions_digest': self.buffer.digest(),
             'last_check': None if self.behind or last < 0 else self.buffer.check(last)})
 
@@ -112,8 +149,11 @@ class Worker:
             How many transitions there are that the checkpoint had not learned from.
 
         Raises:
-            CheckpointError: the file belongs to something else.
+            CheckpointError: the file belongs to something else, or what was learned is of other
+                offline data.
         """
+        if about:
+            self._take_back_offline(folder, about)
         self._learned_from = about.get('next_transition', 0)
         self.trouble = self.buffer.live_in(folder, self._about_transitions, self._learned_from,
                                            about.get('last_check'))
@@ -121,6 +161,25 @@ class Worker:
             self._generator.set_state(tensors['generator'])
             self.updates, self.epochs = about['updates'], about['epochs']
         return self.transitions - self._learned_from
+
+    def _take_back_offline(self, folder: Path, about: Mapping[str, Any]) -> None:
+        digest = about.get('offline_digest', '')
+        if self.pool.offline is None:       # the run goes on without them; what they did, stays
+            self.offline_transitions = about.get('offline_transitions', 0)
+            self._offline_digest = digest
+        elif digest != self._offline_digest:
+            raise CheckpointError(
+                f'{folder} was learned from a dataset of content {digest[:12] or "none"}, not '
+                f'{self._offline_digest[:12] or "none"}; name the one that the run began with by '
+                '--dataset, or begin a new run')
+        self.offline_updates = about.get('offline_updates', 0)
+
+    def _offline_metrics(self) -> dict[str, float]:
+        """Say what came from offline data; nothing where there never were any."""
+        if not self.offline_transitions:
+            return {}
+        return {'offline_updates': float(self.offline_updates),
+                'offline_transitions': float(self.offline_transitions)}
 
     def _check_finite(self, kind: str, state: Mapping[str, torch.Tensor]) -> None:
         for name, value in state.items():

@@ -17,7 +17,7 @@ from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.ros.bounds import StreamBounds
 from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles
-from async_mbrl.ros.learner_node import LearnerNode, begin_from, spin
+from async_mbrl.ros.learner_node import LearnerNode, begin_from, spin, use_dataset
 from async_mbrl.ros.lifecycle import run_managed
 from async_mbrl.ros.params import config_from_parameters
 from async_mbrl.tasks import TaskConfig, make_task
@@ -54,6 +54,7 @@ class ModelLearnerNode(LearnerNode):
         folder = RunFolder(Path(config.run.run_dir)).learner(NAME)
         learner = ModelLearner(config.model, task, incarnation=raise_incarnation(folder),
                                seed=learner_seed(config.run.seed, NAME))
+        use_dataset(self, learner, NAME, config.run, folder, config.model.offline_updates, task)
         begin_from(self, learner, NAME, config.run, folder)
         self.get_logger().info(f'matrix product of the ensemble: {learner.product} '
                                f'(model.product: {config.model.product})')

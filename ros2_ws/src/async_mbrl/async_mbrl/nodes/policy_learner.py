@@ -16,19 +16,17 @@ from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder, RunSettings
 from async_mbrl.core.schedule import ScheduleConfig
 from async_mbrl.core.snapshot import Snapshot
-from async_mbrl.learning.checkpoint import recorded_count
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import Learner, learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.policy_server import PolicyServer
-from async_mbrl.learning.pretraining import read_offline
 from async_mbrl.learning.sequential import SequentialLearner
 from async_mbrl.learning.settings import IMPROVEMENTS
 from async_mbrl.ros.bounds import StreamBounds
 from async_mbrl.ros.learner_bridge import LearnerBridge, LearnerFiles
-from async_mbrl.ros.learner_node import LearnerNode, begin_from, spin
+from async_mbrl.ros.learner_node import LearnerNode, begin_from, spin, use_dataset
 from async_mbrl.ros.lifecycle import run_managed
 from async_mbrl.ros.params import config_from_parameters, peek
 from async_mbrl.ros.snapshot_intake import SnapshotIntake
@@ -92,8 +90,8 @@ class PolicyLearnerNode(LearnerNode):
         learner = PolicyLearner(
             config.improvement, config.model, config.network, config.exploration, self.task,
             incarnation=incarnation, seed=learner_seed(config.run.seed, NAME))
-        if config.run.dataset:
-            self._use_dataset(learner, folder)
+        use_dataset(self, learner, NAME, config.run, folder, config.improvement.offline_updates,
+                    self.task)
         begin_from(self, learner, NAME, config.run, folder)
         if config.schedule.sequential:
             model = ModelLearner(
@@ -108,30 +106,6 @@ class PolicyLearnerNode(LearnerNode):
         return self._bridge(learner, files, SnapshotIntake(
             self, 'model', learner.model_architecture, learner.model_bytes, backlog=MODEL_BACKLOG,
             decode=lambda model, _published_ns: model, take=learner.take_snapshot))
-
-    def _use_dataset(self, learner: PolicyLearner, folder: Path) -> None:
-        """Let the learner learn from the dataset of the run, too.
-
-        Raises:
-            ConfigError: it cannot be used, or the updates that come before the arm moves are
-                missing: they take longer than an arm should be kept waiting for.
-        """
-        run, wanted = self.config.run, self.config.improvement.offline_updates
-        made = recorded_count(folder, 'offline_updates')
-        online = recorded_count(folder, 'next_transition') > 0
-        if made < wanted and not online:
-            raise ConfigError(f'run.dataset: {made} of {wanted} updates from {run.dataset} have '
-                              f'been made; first: async-mbrl pretrain --run-dir {run.run_dir}')
-        try:
-            offline = read_offline(self.task, Path(run.dataset))
-        except ConfigError as error:
-            if not online:
-                raise
-            # The arm goes on with the policy that it has; a start that is tried again may succeed.
-            raise RuntimeError(f'run.dataset: {error}') from None
-        learner.use_offline(offline.buffer, offline.digest)
-        self.get_logger().info(f'learns from {learner.offline_transitions} transitions of '
-                               f'{run.dataset} besides; {made} updates were made of them before')
 
     def _server(self, incarnation: int) -> PolicyServer:
         run = self.config.run

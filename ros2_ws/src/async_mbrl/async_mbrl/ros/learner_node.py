@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunSettings
-from async_mbrl.learning.checkpoint import CheckpointError, recorded_hash
+from async_mbrl.learning.checkpoint import CheckpointError, recorded_count, recorded_hash
+from async_mbrl.learning.pretraining import Trainee, read_offline
 from async_mbrl.learning.warm_start import checkpoint_of
 from async_mbrl.ros.bridged_node import BridgedNode, serve
 from async_mbrl.ros.learner_bridge import LearnerBridge
@@ -87,6 +88,45 @@ def begin_from(node: ManagedNode, learner: Beginner, name: str, run: RunSettings
         return
     learner.begin_from(found)
     node.get_logger().info(f'{name} begins with what was learned in {found}')
+
+
+def use_dataset(node: ManagedNode, learner: Trainee, name: str, run: RunSettings, folder: Path,
+                wanted: int, task: Any) -> None:
+    """Let a learner learn from the dataset of a run as well, if the run has one.
+
+    Args:
+        node: tells what is learned from.
+        learner: that has learned nothing, and has not restored anything yet.
+        name: of the learner, as its checkpoints have it.
+        run: says where the dataset is.
+        folder: of the learner's own checkpoint.
+        wanted: updates from the dataset alone that come before the arm moves.
+        task: that the dataset must belong to.
+
+    Raises:
+        ConfigError: it cannot be used, or the updates that come before the arm moves are missing:
+            they take longer than an arm should be kept waiting for.
+        RuntimeError: it cannot be used now, but the run has gone online: a start that is tried
+            again may succeed.
+    """
+    if not run.dataset:
+        return
+    made = recorded_count(folder, 'offline_updates')
+    online = recorded_count(folder, 'next_transition') > 0
+    if made < wanted and not online:
+        raise ConfigError(f'run.dataset: {made} of {wanted} updates of {name} from {run.dataset} '
+                          f'have been made; first: async-mbrl pretrain --run-dir {run.run_dir}')
+    try:
+        offline = read_offline(task, Path(run.dataset))
+    except ConfigError as error:
+        if not online:
+            raise
+        # The arm goes on with the policy that it has.
+        raise RuntimeError(f'run.dataset: {error}') from None
+    learner.use_offline(offline.buffer, offline.digest)
+    node.get_logger().info(
+        f'{name} learns from {learner.offline_transitions} transitions of {run.dataset} besides; '
+        f'{made} updates were made of them before')
 
 
 def spin(node: ManagedNode) -> None:

@@ -26,6 +26,7 @@ from async_mbrl.learning.gaussian import clipped_log_density
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.imagined_buffer import ImaginedBuffer
 from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.proximal import clipped_loss
 from async_mbrl.learning.sequential import SequentialLearner
 from async_mbrl.learning.settings import MbpoConfig, PpoConfig, SacConfig
@@ -363,7 +364,7 @@ def branched(length: int, task: PointMass) -> tuple[Mbpo, TransitionBuffer]:
     generator = torch.Generator().manual_seed(0)
     config = dataclasses.replace(MBPO, rollouts=40, first_length=length, last_length=length)
     algorithm = Mbpo(config, SQUASHED, task, generator)
-    imagination = Imagination(ExactModel(), task, buffer,  # type: ignore[arg-type]
+    imagination = Imagination(ExactModel(), task, Pool(buffer),  # type: ignore[arg-type]
                               generator, np.random.default_rng(0))
     algorithm.update(imagination)
     return algorithm, buffer
@@ -410,7 +411,7 @@ def test_a_batch_is_mostly_imagined() -> None:
     robot, buffer = Robot(TASK, CLIPPED), TransitionBuffer(1000, 2, 1, 0)
     robot.act_by(make(PPO, CLIPPED).snapshot())
     buffer.append(robot.episode())
-    algorithm.update(Imagination(ExactModel(), TASK, buffer,  # type: ignore[arg-type]
+    algorithm.update(Imagination(ExactModel(), TASK, Pool(buffer),  # type: ignore[arg-type]
                                  torch.Generator().manual_seed(0), np.random.default_rng(0)))
     imagined = (drawn[0].reward == 9.0).sum()
     assert (len(drawn[0].reward), int(imagined)) == (64, 64 - round(0.05 * 64))

@@ -26,6 +26,7 @@ from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy import Policy
 from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.rollouts import imagine
 from async_mbrl.learning.settings import (
     AwacConfig,
@@ -57,7 +58,7 @@ def imagination_of(buffer: TransitionBuffer) -> Imagination:
     with torch.no_grad():
         for weight in dynamics.network.weights:
             weight.mul_(3.0)
-    return Imagination(dynamics, REACH, buffer, generator, np.random.default_rng(2))
+    return Imagination(dynamics, REACH, Pool(buffer), generator, np.random.default_rng(2))
 
 
 @pytest.mark.parametrize('kind', ['structured', 'plain'])

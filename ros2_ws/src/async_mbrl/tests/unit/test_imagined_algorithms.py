@@ -19,6 +19,7 @@ from async_mbrl.learning.baseline import linear_baseline
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.config import ModelConfig
 from async_mbrl.learning.imagination import Imagination
+from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.rollouts import imagine
 from async_mbrl.learning.settings import MbMpoConfig, MePpoConfig, MeTrpoConfig
 from async_mbrl.learning.settings.trust_region import TrustRegionConfig
@@ -76,7 +77,7 @@ def make_imagination(gains: tuple[float, ...] = (1.0, 1.0), seed: int = 0) -> Im
             np.array([1.0, 0.0], np.float32) if number % 10 == 0
             else rng.normal(0.0, 0.5, 2).astype(np.float32)]])
     dynamics: Any = PerfectModel(gains)
-    return Imagination(dynamics, TASK, buffer, torch.Generator().manual_seed(seed), rng)
+    return Imagination(dynamics, TASK, Pool(buffer), torch.Generator().manual_seed(seed), rng)
 
 
 def make(config: Any, network: PolicyNetworkConfig = NETWORK) -> Any:

@@ -78,7 +78,9 @@ class Mbpo(nn.Module):
             self.since_rollouts.zero_()
         self.since_rollouts += 1
         real = round(config.real_share * config.batch)
-        drawn = self.sampling.draw(Experience(imagination.buffer, generator), real, EVENLY)
+        experience = Experience(imagination.pool.buffer, generator)
+        experience.offline = imagination.pool.offline
+        drawn = self.sampling.draw(experience, real, EVENLY)
         batch = together(self._with_bonus(imagination, drawn.samples),
                          self.imagined.draw(config.batch - real, generator))
         weights = drawn.weights
@@ -99,7 +101,7 @@ class Mbpo(nn.Module):
         observation = imagination.start(config.rollouts, initial_share=0.0)
         alive = torch.ones(observation.shape[:-1], dtype=torch.bool)
         rewards, bonuses = [], []
-        for _ in range(config.length(imagination.buffer.next_number)):
+        for _ in range(config.length(imagination.pool.received)):
             noise = torch.randn(*observation.shape[:-1], self._task.action_size,
                                 generator=generator)
             action, _ = self.policy.sample(self.policy.features(observation), noise)

@@ -21,6 +21,8 @@ class ImprovementConfig:
                                       0.1, minimum=0.0)
     max_updates_per_transition: float = param(
         'updates for each transition received, on average, at most; 0: no limit', 0.0, minimum=0.0)
+    offline_updates: int = param('updates from a dataset alone, before the arm moves, where there '
+                                 'is one', 200, minimum=0)
 
     NEEDS_MODEL: ClassVar[bool] = True
     """Whether the algorithm imagines rollouts in a dynamics model."""
@@ -39,12 +41,9 @@ class ImprovementConfig:
             ConfigError: it cannot.
         """
         name = type(self).__name__.removesuffix('Config')
-        if self.NEEDS_MODEL:
-            raise ConfigError(f'dataset: {name} learns in a model, not from transitions; use awac '
-                              'or sac')
         if self.on_policy_transitions:
             raise ConfigError(f'dataset: {name} learns only from what its newest policy did; use '
-                              'awac or sac')
+                              'another algorithm, such as awac, or me_ppo in a model')
 
     def check_network(self, network: PolicyNetworkConfig) -> None:
         """Check that the network which acts is one that the algorithm can improve.

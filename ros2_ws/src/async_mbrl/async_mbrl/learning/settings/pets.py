@@ -17,6 +17,9 @@ class PetsConfig(ImprovementConfig):
 
     PLANS: ClassVar[bool] = True
 
+    offline_updates: int = param('none: what a dataset holds was not planned by this planner, so '
+                                 'that there is nothing to imitate; the model alone is learned '
+                                 'before the arm moves', 0, minimum=0, maximum=0)
     planner: str = param('how plans are improved; cem: cross-entropy method; mppi: path integral',
                          'cem', choices=('cem', 'mppi'))
     horizon: int = param('steps of a plan', 15, minimum=1, maximum=1000)
