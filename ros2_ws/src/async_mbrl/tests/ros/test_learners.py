@@ -36,6 +36,7 @@ from async_mbrl.datasets.columns import Source, columns_of
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import DatasetWriter
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.pretraining import Pretraining, read_offline
 from async_mbrl.learning.settings import AwacConfig, MePpoConfig
@@ -495,8 +496,8 @@ def test_a_dataset_is_learned_from_besides_once_the_updates_before_are_made(
     process = begin()
     assert process.wait(TIMEOUT_S) == CONFIG_STATUS
     assert process.stderr is not None
-    assert (f'0 of 5 updates from {dataset} have been made; first: async-mbrl pretrain --run-dir '
-            f'{script.folder}') in process.stderr.read()
+    assert (f'0 of 5 updates of policy_learner from {dataset} have been made; first: async-mbrl '
+            f'pretrain --run-dir {script.folder}') in process.stderr.read()
     script.processes.remove(process)
     process.stderr.close()
 
@@ -504,9 +505,10 @@ def test_a_dataset_is_learned_from_besides_once_the_updates_before_are_made(
         AwacConfig(offline_updates=5, batch=16, critic_hidden=(8,), minimum_transitions=10),
         ModelConfig(), acting,
         ExplorationConfig(initial_steps=10), script.task, seed=0)
-    training = Pretraining(learner, read_offline(script.task, dataset),
-                           RunFolder(script.folder).learner('policy_learner'))
-    assert [progress.updates for progress in training.run(5)] == [5]
+    training = Pretraining(read_offline(script.task, dataset), learner,
+                           folder=RunFolder(script.folder).learner)
+    assert [progress.updates for progress in training.run(5, interval=5)] == [5]
+    training.close()
 
     begin()
     script.collect(2)
@@ -518,6 +520,49 @@ def test_a_dataset_is_learned_from_besides_once_the_updates_before_are_made(
     status = script.statuses['policy_learner']
     assert metrics_from_message(status)['offline_updates'] == 5
     assert status.next_transition == 30     # offline data count for nothing
+
+
+def test_a_model_of_a_dataset_is_there_before_the_arm_moves(script: Script) -> None:
+    dataset = script.folder / 'dataset'
+    with DatasetWriter(dataset, identity_of(script.task)) as writer:
+        writer.append(columns_of(learning_rig.Plant(script.task, seed=8).explore(4),
+                                 Source.SCRIPT))
+    begin = functools.partial(script.start, dataset=str(dataset), sections={
+        'model': {**MODEL, 'offline_updates': 20},
+        'improvement': {**IMPROVEMENT, 'offline_updates': 5}})
+    process = begin('model_learner')
+    assert process.wait(TIMEOUT_S) == CONFIG_STATUS
+    assert process.stderr is not None
+    assert (f'0 of 20 updates of model_learner from {dataset} have been made; first: async-mbrl '
+            f'pretrain --run-dir {script.folder}') in process.stderr.read()
+    script.processes.remove(process)
+    process.stderr.close()
+
+    model = ModelConfig(members=2, hidden=(16, 16))
+    training = Pretraining(
+        read_offline(script.task, dataset),
+        PolicyLearner(MePpoConfig(rollouts=10, horizon=5, value_hidden=(16,)), model,
+                      PolicyNetworkConfig((16, 16), 'tanh', 'clip'),
+                      ExplorationConfig(initial_steps=10), script.task, seed=0),
+        ModelLearner(model, script.task, seed=0), RunFolder(script.folder).learner)
+    assert len(list(training.run(5, 20, interval=20))) == 2
+    training.close()
+
+    begin('policy_learner')
+    script.until(lambda: bool(script.policies), 'no first policy')
+    assert script.policies[0].model_version == (0, 20)
+    assert script.policies[0].exploration_std < 0.3     # that of a policy that has learned
+    begin('model_learner')
+    # The second start of the model learner; nobody has collected anything yet.
+    script.until(lambda: 'policy_learner' in script.statuses and version_from_message(
+        script.statuses['policy_learner'].model_version) == (2, 0), 'the model does not come')
+    assert script.statuses['model_learner'].updates == 0
+    script.collect(2)
+    script.tell(msg.RunStatus.LEARNING)
+    for name in SECTIONS:
+        script.until(lambda name=name: script.statuses[name].updates > 0 and metrics_from_message(
+            script.statuses[name]).get('offline_transitions') == 60, f'{name} does not learn')
+        assert script.statuses[name].next_transition == 30
 
 
 def test_a_learner_begins_with_what_another_run_has_learned(script: Script,

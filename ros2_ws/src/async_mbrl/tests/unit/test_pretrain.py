@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import dataset_rig
 import pytest
@@ -17,10 +18,17 @@ from async_mbrl.cli import main
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
 from async_mbrl.learning.checkpoint import recorded_count, recorded_hash
+from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 
+LEARNERS = ('model_learner', 'policy_learner')
 SMALL = ('improvement.offline_updates=450', 'improvement.batch=32',
          'improvement.critic_hidden=[8]', 'network.hidden=[8]')
+
+
+IMAGINED = ('improvement.offline_updates=10', 'improvement.rollouts=10', 'improvement.horizon=4',
+            'improvement.value_hidden=[8]', 'network.hidden=[8]', 'model.offline_updates=30',
+            'model.hidden=[8]', 'model.product=batched')
 
 
 @pytest.fixture
@@ -54,6 +62,59 @@ def test_a_run_begins_with_what_was_learned_from_the_dataset(
     before = recorded_hash(learner)
     assert pretrained(run) == 0     # nothing is missing
     assert recorded_hash(learner) == before
+
+
+def begin_imagined(dataset: Path, algorithm: str = 'me_ppo', *settings: str) -> list[str]:
+    return ['--algorithm', algorithm, '--seed', '2', '--dataset', str(dataset),
+            *(part for setting in settings or IMAGINED for part in ('--set', setting))]
+
+
+def test_the_model_is_learned_first_and_what_was_interrupted_goes_on_to_the_bit(
+        dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    whole, parts = RunFolder(tmp_path / 'whole'), RunFolder(tmp_path / 'parts')
+    assert pretrained(whole.root, *begin_imagined(dataset)) == 0
+    told = capsys.readouterr().out
+    assert '0 of 30 updates of the model, 0 of 10 updates of the policy were made before' in told
+    assert 'model: 30 of 30 updates' in told and 'policy: 10 of 10 updates' in told
+    assert told.index('model: 30') < told.index('policy: 10')
+
+    left = 0
+
+    def interrupted(learner: ModelLearner | PolicyLearner) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        steps[type(learner)](learner)
+
+    steps: dict[type, Any] = {each: each.learn_offline for each in (ModelLearner, PolicyLearner)}
+    for begun, made in ((14, (12, 0)), (25, (30, 6))):      # in the one, then in the other
+        left = begun
+        with monkeypatch.context() as patched:
+            for each in steps:
+                patched.setattr(each, 'learn_offline', interrupted)
+            assert pretrained(parts.root, *([] if parts.config.exists()
+                                            else begin_imagined(dataset))) == 130
+        assert tuple(recorded_count(parts.learner(name), 'offline_updates')
+                     for name in LEARNERS) == made
+    capsys.readouterr()
+    assert pretrained(parts.root) == 0
+    assert '30 of 30 updates of the model, 6 of 10 updates of the p' in capsys.readouterr().out
+    for name in LEARNERS:
+        assert recorded_hash(parts.learner(name)) == recorded_hash(whole.learner(name)) != ''
+        assert recorded_count(parts.learner(name), 'next_transition') == 0
+    assert pretrained(parts.root) == 0      # nothing is missing
+    assert capsys.readouterr().out.startswith('go on online with')
+
+
+def test_learning_rates_that_are_too_great_are_named(dataset: Path, tmp_path: Path,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrained(tmp_path / 'run', *begin_imagined(
+        dataset, 'me_ppo', *IMAGINED, 'model.learning_rate=1e30')) == 1
+    told = capsys.readouterr().err
+    assert told.startswith('error: model: ') and (
+        'model.learning_rate, improvement.value_learning_rate, improvement.policy_lea') in told
 
 
 def test_a_dataset_may_move_but_not_change(dataset: Path, tmp_path: Path,
@@ -167,3 +228,24 @@ def test_an_emulated_run_learns_from_the_dataset_first(dataset: Path, tmp_path: 
         results.append(json.loads(file.read_text()))
     assert results[0]['policy_sha256'] != results[1]['policy_sha256']
     assert results[0]['samples'] == results[1]['samples'] == 35
+
+
+def test_an_emulated_run_imagines_from_the_dataset_first(dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / 'figures.json'
+    results = []
+    for _ in range(2):
+        assert main(['emulate', '--samples', '31', '--output', str(file),
+                     *begin_imagined(dataset)]) == 0
+        results.append(json.loads(file.read_text()))
+    assert results[0]['policy_sha256'] == results[1]['policy_sha256']
+    assert results[0]['samples'] == 31
+
+
+def test_a_planner_plans_at_once_in_a_model_of_the_dataset(dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / 'figures.json'
+    small = ('improvement.candidates=6', 'improvement.iterations=1', 'improvement.horizon=3',
+             'improvement.handed_out=2', 'improvement.elites=2', 'improvement.kept=1',
+             'model.hidden=[8]', 'model.offline_updates=5', 'network.hidden=[8]')
+    assert main(['emulate', '--samples', '30', '--output', str(file),
+                 *begin_imagined(dataset, 'pets', *small)]) == 0
+    assert json.loads(file.read_text())['planned_steps'] == 29      # all but the first
