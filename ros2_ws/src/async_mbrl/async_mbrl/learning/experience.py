@@ -14,11 +14,12 @@ EVENLY = -1.0
 class Experience:
     """Transitions of the robot, offline data beside them, and what is of the newest policy."""
 
-    def __init__(self, buffer: TransitionBuffer, generator: torch.Generator) -> None:
-        """Learn from a buffer; ``generator`` draws whatever is drawn."""
+    def __init__(self, buffer: TransitionBuffer, generator: torch.Generator,
+                 offline: TransitionBuffer | None = None) -> None:
+        """Learn from a buffer, and from offline data; ``generator`` draws whatever is drawn."""
         self.buffer = buffer
         self.generator = generator
-        self.offline: TransitionBuffer | None = None
+        self.offline = offline
         """Transitions from before the run, if there are any; they count for nothing in it."""
         self.acting_since: Version | None = None
         """First version that the policy was handed out under as it is now; None until it is."""

@@ -62,9 +62,7 @@ class PolicyLearner(Worker):
         self.algorithm = make_algorithm(improvement, network, task, self._generator)
         self._experience = Experience(self.buffer, self._generator)
         self._parameter_noise = ParameterNoise(exploration, self._experience)
-        self._offline_alone = Experience(
-            TransitionBuffer(1, task.state_size, task.action_size, task.goal_size),
-            self._generator)
+        self._none = TransitionBuffer(1, task.state_size, task.action_size, task.goal_size)
         self._dynamics: Dynamics | None = None
         self._imagination: Imagination | None = None
         if improvement.NEEDS_MODEL:
@@ -111,7 +109,6 @@ class PolicyLearner(Worker):
         self._improvement.check_offline()
         super().use_offline(offline, digest)
         self._experience.offline = offline
-        self._offline_alone.offline = offline
         self._normalise(statistics(offline, margin=0.0))
 
     def begin_from(self, folder: Path) -> None:
@@ -159,11 +156,11 @@ class PolicyLearner(Worker):
         offline = self.pool.offline
         if offline is None:
             raise RuntimeError('there are no offline data')
-        source: Experience | Imagination = self._offline_alone
+        source: Experience | Imagination = Experience(self._none, self._generator, offline)
         if self._dynamics is not None:
             if self._model_version == NO_VERSION:
                 raise RuntimeError('there is no model to imagine in; it is learned first')
-            source = self._imagination_of(self._dynamics, Pool(source.buffer, offline))
+            source = self._imagination_of(self._dynamics, Pool(self._none, offline))
         for _ in self.algorithm.update(source) or ():
             pass
         self.offline_updates += 1

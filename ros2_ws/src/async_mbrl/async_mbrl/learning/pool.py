@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-
 import torch
 
-from async_mbrl.learning.buffer import Samples, TransitionBuffer
-
-_COLUMNS = tuple(field.name for field in fields(Samples))
+from async_mbrl.learning.buffer import TransitionBuffer
 
 
 class Pool:
@@ -44,28 +39,14 @@ class Pool:
         """Give states, actions and next states of rows (...), each (..., size)."""
         if self.offline is None:
             return self.buffer.batch(rows)
-        state, action, next_state = self._of_both(
-            self.offline, rows, lambda buffer, part: buffer.batch(part))
-        return state, action, next_state
-
-    def samples(self, rows: torch.Tensor) -> Samples:
-        """Give the transitions of rows (...)."""
-        if self.offline is None:
-            return self.buffer.samples(rows)
-        return Samples(*self._of_both(self.offline, rows, lambda buffer, part: [
-            getattr(buffer.samples(part), name) for name in _COLUMNS]))
-
-    def _of_both(self, offline: TransitionBuffer, rows: torch.Tensor,
-                 take: Callable[[TransitionBuffer, torch.Tensor], Sequence[torch.Tensor]]
-                 ) -> list[torch.Tensor]:
-        """Take rows (...) out of the buffers that they are of; keep their order."""
         flat = rows.reshape(-1)
-        old = flat < len(offline)
-        parts = zip(take(offline, flat[old]), take(self.buffer, flat[~old] - len(offline)),
-                    strict=True)
+        old = flat < self.offline_rows
+        parts = zip(self.offline.batch(flat[old]),
+                    self.buffer.batch(flat[~old] - self.offline_rows), strict=True)
         found = []
         for before, own in parts:
-            whole = own.new_empty(len(flat), *own.shape[1:])
+            whole = own.new_empty(len(flat), own.shape[1])
             whole[old], whole[~old] = before, own
-            found.append(whole.view(*rows.shape, *own.shape[1:]))
-        return found
+            found.append(whole.view(*rows.shape, own.shape[1]))
+        state, action, next_state = found
+        return state, action, next_state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError, recorded_count, recorded_hash
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.dynamics import Dynamics
+from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
@@ -79,9 +79,9 @@ def policy_learner(improvement: Any = PPO, network: PolicyNetworkConfig = CLIP,
 
 
 def marked(count: int, sign: float) -> TransitionBuffer:
-    """Transitions whose reward says which row they are, and by its sign of which buffer."""
+    """Transitions of which the sign of the reward says whose they are."""
     rows = transitions_of(-(-count // 15), seed=int(sign) % 7)[:count]
-    buffer = TransitionBuffer(100, TASK.state_size, TASK.action_size, TASK.goal_size)
+    buffer = TransitionBuffer(1000, TASK.state_size, TASK.action_size, TASK.goal_size)
     buffer.append([dataclasses.replace(item, reward=sign * (item.number + 1)) for item in rows])
     return buffer
 
@@ -93,15 +93,17 @@ def test_rows_of_a_pool_are_offline_first_and_stay_in_their_order() -> None:
     pool = Pool(own, offline)
     assert (len(pool), pool.received, pool.offline_rows) == (51, 51, 20)
     rows = torch.tensor([[50, 0, 20], [19, 21, 5]])
-    samples = pool.samples(rows)
-    assert samples.reward.tolist() == [[31.0, -1.0, 1.0], [-20.0, 2.0, -6.0]]
-    for (where, row), state in zip(((own, 30), (offline, 0), (own, 0), (offline, 19), (own, 1),
-                                    (offline, 5)), pool.batch(rows)[0].flatten(0, 1), strict=True):
-        assert torch.equal(state, where.states[row])
-    assert samples.observation.shape == (2, 3, TASK.observation_size)
+    found = pool.batch(rows)
+    assert [part.shape for part in found] == [
+        (2, 3, TASK.state_size), (2, 3, TASK.action_size), (2, 3, TASK.state_size)]
+    for place, (where, row) in enumerate(((own, 30), (offline, 0), (own, 0), (offline, 19),
+                                          (own, 1), (offline, 5))):
+        for part, expected in zip(found, (where.states, where.actions, where.next_states),
+                                  strict=True):
+            assert torch.equal(part.flatten(0, 1)[place], expected[row])
     assert pool.initial_rows.tolist() == [0, 15, 20, 35, 50]
     empty = TransitionBuffer(100, TASK.state_size, TASK.action_size, TASK.goal_size)
-    assert Pool(empty, offline).samples(rows % 20).reward.shape == (2, 3)
+    assert torch.equal(Pool(empty, offline).batch(rows % 20)[0], offline.batch(rows % 20)[0])
 
 
 def test_members_draw_offline_rows_in_proportion_and_judge_by_their_own() -> None:
@@ -290,24 +292,34 @@ def test_every_algorithm_that_imagines_learns_offline_and_goes_on(
     assert policy.updates == 2 and all(np.isfinite(each) for each in policy.metrics().values())
 
 
-def test_mbpo_draws_its_real_share_and_its_branches_from_both() -> None:
+def test_mbpo_draws_its_real_share_and_its_branches_from_both(
+        monkeypatch: pytest.MonkeyPatch) -> None:
     improvement = MbpoConfig(batch=400, real_share=0.5, rollouts=400, critic_hidden=(8,),
                              length_grows_from=100, length_grows_to=300, last_length=3)
     policy, model = policy_learner(improvement, SQUASHED), model_learner(offline=None)
-    for _ in pretraining(policy, model).run(1, 5):
+    for _ in pretraining(policy, model, offline=OfflineData(marked(180, -1.0), 'marked')).run(1, 5):
         pass
-    policy.take(transitions_of(4))
-    rows: list[torch.Tensor] = []
-    taken: Callable[..., Any] = policy.pool._of_both
-    policy.pool._of_both = lambda offline, chosen, take: (  # type: ignore[method-assign]
-        rows.append(chosen.reshape(-1)) or taken(offline, chosen, take))
+    policy.take([dataclasses.replace(item, reward=1.0) for item in transitions_of(4)])
+    offline_starts: list[torch.Tensor] = []
+    offline_rewards: list[torch.Tensor] = []
+
+    def batch(pool: Pool, rows: torch.Tensor) -> Any:
+        offline_starts.append(rows.reshape(-1) < pool.offline_rows)
+        return taken(pool, rows)
+
+    def draw(experience: Experience, count: int, share: float) -> Any:
+        samples = drawn(experience, count, share)
+        offline_rewards.append(samples.reward < 0)
+        return samples
+
+    taken, drawn = Pool.batch, Experience.draw
+    monkeypatch.setattr(Pool, 'batch', batch)
+    monkeypatch.setattr(Experience, 'draw', draw)
     policy.algorithm.since_rollouts.fill_(1000)         # now rollouts are due
     assert policy.step()
-    starts, batch = rows
-    assert (len(starts), len(batch)) == (400, 200)
-    for found in rows:
-        assert float((found < 180).float().mean()) == pytest.approx(0.75, abs=0.1)
-        assert int(found.max()) > 220
+    for found, count in ((offline_starts, 400), (offline_rewards, 200)):
+        assert len(found) == 1 and len(found[0]) == count
+        assert float(found[0].float().mean()) == pytest.approx(0.75, abs=0.1)
     # 180 offline and 60 of the robot: so many are behind the model.
     assert improvement.length(240) == 2
     assert len(policy.algorithm.imagined) >= 400 * 2

@@ -78,8 +78,7 @@ class Mbpo(nn.Module):
             self.since_rollouts.zero_()
         self.since_rollouts += 1
         real = round(config.real_share * config.batch)
-        experience = Experience(imagination.pool.buffer, generator)
-        experience.offline = imagination.pool.offline
+        experience = Experience(imagination.pool.buffer, generator, imagination.pool.offline)
         drawn = self.sampling.draw(experience, real, EVENLY)
         batch = together(self._with_bonus(imagination, drawn.samples),
                          self.imagined.draw(config.batch - real, generator))

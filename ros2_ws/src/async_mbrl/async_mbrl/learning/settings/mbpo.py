@@ -17,8 +17,9 @@ class MbpoConfig(SoftActorCriticConfig, DisagreementConfig):
     NAME: ClassVar[str] = 'mbpo'
     NEEDS_MODEL: ClassVar[bool] = True
 
-    real_share: float = param('share of a batch that comes from the robot; the rest is imagined',
-                              0.05, minimum=0.0, maximum=1.0)
+    real_share: float = param('share of a batch that comes from the robot, and from offline '
+                              'data, if there are any; the rest is imagined', 0.05,
+                              minimum=0.0, maximum=1.0)
     rollouts: int = param('rollouts that are imagined at a time, shared evenly by the members', 400,
                           minimum=1, maximum=100_000)
     rollout_interval: int = param('updates after which rollouts are imagined again', 20, minimum=1)
