@@ -23,7 +23,7 @@ from async_mbrl.learning.policy_learner import PolicyLearner
 Trainee: TypeAlias = ModelLearner | PolicyLearner
 
 MOST_TRANSITIONS = 2_000_000
-"""Of offline data: they are kept in memory, and read before a learner gives its first heartbeat."""
+"""Of offline data: each learner keeps them in memory, and reads them before its first heartbeat."""
 
 INTERVAL = 200
 """Updates between two checkpoints, at most."""
