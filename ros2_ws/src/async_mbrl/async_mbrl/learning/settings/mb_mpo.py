@@ -17,6 +17,8 @@ class MbMpoConfig(ImaginedConfig):
 
     NAME: ClassVar[str] = 'mb_mpo'
 
+    offline_updates: int = param('updates from a dataset alone, before the arm moves, where there '
+                                 'is one', 100, minimum=0)
     rollouts: int = param('imagined rollouts of a task before adaptation, and as many after it', 20,
                           minimum=1, maximum=100_000)
     tasks: int = param('tasks, shared evenly by the members: each is one member for a whole '

@@ -12,6 +12,8 @@ from async_mbrl.learning.settings.disagreement import DisagreementConfig
 class SvgConfig(DisagreementConfig):
     """Stochastic value gradients: the return of imagined rollouts, differentiated."""
 
+    offline_updates: int = param('updates from a dataset alone, before the arm moves, where there '
+                                 'is one', 500, minimum=0)
     rollouts: int = param('imagined rollouts of an update, shared evenly by the members', 100,
                           minimum=1, maximum=100_000)
     horizon: int = param('steps of an imagined rollout', 20, minimum=1, maximum=10_000)
