@@ -1,20 +1,20 @@
-"""AWAC on the reach task: from mediocre data offline, then online, on the emulated clock.
+"""The reach task from mediocre data offline, then online, on the emulated clock.
 
 Two datasets are made here for each seed: the log of a half-trained policy, and demonstrations by a
 script (a spring from the tool to its goal) with noise. A policy is learned from each, and then goes
 on online while the robot collects; it is judged by its mean actions on fixed fresh goals before,
 and after each two episodes. Beside it the same algorithm learns from nothing. Robot time is that of
-motion and resets. The learners make as many updates for each transition as the settings allow at
-most, which two cores do in real time.
+motion and resets. AWAC follows the better actions of the data; a model-based algorithm
+(``--algorithm me_ppo``) learns a model from them, and the policy in that.
 
-Needs a sourced environment (``. scripts/env.sh``).
+What is complete is not run again. Needs a sourced environment (``. scripts/env.sh``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,61 +121,85 @@ def mean_return(columns: Columns) -> float:
     return float(np.mean(sums[:-1] if len(sums) > 1 else sums))
 
 
-def online(dataset: str, seed: int, columns: Columns, random_return: float,
-           arguments: argparse.Namespace) -> dict[str, Any]:
-    """Learn from a dataset, then online."""
-    folder = Path(tempfile.mkdtemp()) / 'dataset'
-    task = make_task(settings('awac', seed).task, settings('awac', seed).robot)
-    with DatasetWriter(folder, identity_of(task)) as writer:
-        writer.append(columns)
-    curve = learn(settings('awac', seed, folder, *arguments.set), arguments.online,
-                  JUDGED_EVERY)
-    shutil.rmtree(folder.parent)
-    return {'dataset': dataset, 'implementation': 'async_mbrl', 'seed': seed,
-            'transitions': len(columns), 'random_return': random_return,
-            'data_return': mean_return(columns), 'offline_return': curve[0]['return'],
-            'online_curve': curve}
+def online(dataset: str, seed: int, columns: Columns | None,
+           options: argparse.Namespace) -> dict[str, Any]:
+    """Learn from a dataset, if there is one, then online."""
+    if columns is None:
+        curve = learn(settings(options.algorithm, seed, None, *options.set), options.nothing,
+                      JUDGED_EVERY)
+    else:
+        chosen = settings(options.algorithm, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / 'dataset'
+            with DatasetWriter(data, identity_of(make_task(chosen.task, chosen.robot))) as writer:
+                writer.append(columns)
+            curve = learn(settings(options.algorithm, seed, data, *options.set), options.online,
+                          JUDGED_EVERY)
+    return {'algorithm': options.algorithm, 'dataset': dataset, 'seed': seed,
+            'transitions': 0 if columns is None else len(columns),
+            'data_return': None if columns is None else mean_return(columns), 'curve': curve}
+
+
+def figures_of(run: dict[str, Any], nothing: dict[str, Any]) -> dict[str, float]:
+    """Give what a run from a dataset came to.
+
+    ``kept``: of what offline learning gained over a random policy, the share that the worst
+    judgement online has kept. ``robot_time_share``: robot time until it was as good as learning
+    from nothing at its end, as a share of that one's.
+    """
+    returns = [point['return'] for point in run['curve']]
+    end = nothing['curve'][-1]
+    as_good = [point['robot_time_s'] for point in run['curve'] if point['return'] >= end['return']]
+    return {'kept': (min(returns[1:]) - run['random_return']) / (returns[0] - run['random_return']),
+            'robot_time_share': min(as_good, default=math.inf) / end['robot_time_s']}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--algorithm', default='awac')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument('--transitions', type=int, default=3000, help='of each dataset')
     parser.add_argument('--online', type=int, default=600, help='transitions online')
     parser.add_argument('--nothing', type=int, default=1800, help='transitions from nothing')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE')
-    parser.add_argument('--output', type=Path, default=RESULTS / 'awac.json')
+    parser.add_argument('--output', type=Path, default=RESULTS / 'offline_to_online.json')
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
+    if options.output.exists():
+        runs = json.loads(options.output.read_text())['runs']
     for seed in options.seeds:
+        done = {run['dataset'] for run in runs
+                if (run['algorithm'], run['seed']) == (options.algorithm, seed)}
+        if done == {'half_trained', 'script', 'none'}:
+            continue
         half, random_return = half_trained_log(seed, options.transitions)
         script = demonstrations(seed, options.transitions)
-        for name, columns in (('half_trained', half), ('script', script)):
-            runs.append(online(name, seed, columns, random_return, options))
-            tell(runs[-1])
-        curve = learn(settings('awac', seed, None, *options.set), options.nothing,
-                      JUDGED_EVERY)
-        runs.append({'dataset': 'none', 'implementation': 'async_mbrl', 'seed': seed,
-                     'random_return': random_return, 'data_return': None, 'offline_return': None,
-                     'online_curve': curve})
-        tell(runs[-1])
-        found = json.loads(options.output.read_text()) if options.output.exists() else {}
+        added = [{**online(name, seed, columns, options), 'random_return': random_return}
+                 for name, columns in (('none', None), ('half_trained', half), ('script', script))]
+        for run in added[1:]:
+            run.update(figures_of(run, added[0]))
+        for run in added:
+            tell(run)
+        runs += added
         options.output.write_text(json.dumps(
-            {**found, **provenance(options.seeds), 'runs': runs}, indent=1) + '\n')
+            {**provenance(options.seeds), 'runs': runs}, indent=1) + '\n')
 
 
 def tell(run: dict[str, Any]) -> None:
     """Print a run in a line."""
-    curve = run['online_curve']
-    returns = [point['return'] for point in curve]
-    print(f'{run["dataset"]:13s} seed {run["seed"]}: random {run["random_return"]:.1f}, data '
-          f'{run["data_return"] if run["data_return"] is None else round(run["data_return"], 1)}, '
-          f'offline {returns[0]:.1f} ({curve[0]["success_rate"]:.0%}), worst after '
-          f'{min(returns[1:]):.1f}, end {returns[-1]:.1f} ({curve[-1]["success_rate"]:.0%}, '
-          f'{1e3 * curve[-1]["final_distance_m"]:.1f} mm) after {curve[-1]["robot_time_s"]:.0f} s',
-          flush=True)
+    first, *later = run['curve']
+    end = later[-1]
+    data = f'data {run["data_return"]:.1f}, ' if run['transitions'] else ''
+    share = (f'; kept {run["kept"]:.0%}, as good as from nothing after '
+             f'{run["robot_time_share"]:.0%} of its robot time' if run['transitions'] else '')
+    print(f'{run["algorithm"]} {run["dataset"]:13s} seed {run["seed"]}: random '
+          f'{run["random_return"]:.1f}, {data}offline {first["return"]:.1f} '
+          f'({first["success_rate"]:.0%}), worst online '
+          f'{min(point["return"] for point in later):.1f}, end {end["return"]:.1f} '
+          f'({end["success_rate"]:.0%}, {1e3 * end["final_distance_m"]:.1f} mm) after '
+          f'{end["robot_time_s"]:.0f} s{share}', flush=True)
 
 
 if __name__ == '__main__':
