@@ -555,7 +555,7 @@ def test_a_model_of_a_dataset_is_there_before_the_arm_moves(script: Script) -> N
     begin('model_learner')
     script.tell(msg.RunStatus.WAITING)      # what comes before that may be of another run
     # The second start of the model learner; nobody has collected anything yet.
-    script.until(lambda: 'policy_learner' in script.statuses and version_from_message(
+    script.until(lambda: set(script.statuses) == set(SECTIONS) and version_from_message(
         script.statuses['policy_learner'].model_version) == (2, 0), 'the model does not come')
     assert script.statuses['model_learner'].updates == 0
     script.collect(2)
