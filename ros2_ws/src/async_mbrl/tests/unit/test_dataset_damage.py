@@ -189,16 +189,21 @@ def test_a_wrong_kind_of_record_is_seen(tmp_path: Path, kind: int) -> None:
     assert 0 < about.transitions < 6000 and 'damaged at byte' in str(about.sources[0]['notes'])
 
 
+def records(data: bytes | bytearray) -> list[int]:
+    """Places of the records in the only chunk."""
+    (begin,) = chunks(data)
+    places, place = [], begin + 9 + 40
+    while place < begin + 9 + struct.unpack_from('<Q', data, begin + 1)[0]:
+        places.append(place)
+        place += 9 + struct.unpack_from('<Q', data, place + 1)[0]
+    return places
+
+
 def test_a_message_of_no_known_channel_is_missed(tmp_path: Path) -> None:
     write_bag(tmp_path / 'bag', transitions(50))
     path = file_of(tmp_path / 'bag')
     data = bytearray(path.read_bytes())
-    (begin,) = chunks(data)
-    place = last = begin + 9 + 40
-    while place < begin + 9 + struct.unpack_from('<Q', data, begin + 1)[0]:
-        last = place
-        place += 9 + struct.unpack_from('<Q', data, place + 1)[0]
-    data[last + 10] ^= 1
+    data[records(data)[-1] + 10] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(DatasetError, match='up to there 49 messages, but its summary tells of 50'):
         import_sources([path], tmp_path / 'x', task(), ImportOptions(), print)
@@ -220,8 +225,8 @@ def test_records_of_no_kind_are_damage(tmp_path: Path) -> None:
     write_bag(tmp_path / 'bag', transitions(50))
     path = file_of(tmp_path / 'bag')
     data = bytearray(path.read_bytes())
-    begin = chunks(data)[0] + 9 + 40
-    data[begin + 900:begin + 909] = bytes(9)
+    place = records(data)[3]
+    data[place:place + 9] = bytes(9)
     path.write_bytes(bytes(data))
     with pytest.raises(DatasetError, match='damaged at byte'):
         import_sources([path], tmp_path / 'x', task(), ImportOptions(), print)
