@@ -9,11 +9,12 @@ from typing import Any
 from async_mbrl.core.config import ConfigError, to_mapping
 
 WITHOUT_EFFECT = frozenset({
-    'episode_steps', 'reset_s', 'start_half_range', 'goal_half_range', 'success_distance_m',
+    'episode_steps', 'reset_s', 'start_half_range', 'goal_half_range', 'goal_center', 'success_distance_m',
     'success_rate', 'coarse_gain', 'fine_gain', 'start_position_noise', 'start_velocity_noise',
     'start_velocity_law', 'criterion', 'success_return'})
 """Settings of tasks that decide which transitions come about, or how they are judged, but not what
-one of them is: they may differ where data are put together or learned from."""
+one of them is: they may differ where data are put together or learned from. Not so the distance of
+success where the reward is sparse: it is that of being so near."""
 
 PARTS = ('position', 'velocity', 'tool', 'previous_action', 'goal')
 """Parts of an observation whose place is told, where a task has them."""
@@ -73,7 +74,8 @@ class Identity:
         """Say in what another one differs, one text each; empty where data fit together."""
         mine, theirs = self.to_mapping(), other.to_mapping()
         for task in (mine['task'], theirs['task']):
-            for key in WITHOUT_EFFECT:
+            sparse = task.get('sparse', False)
+            for key in WITHOUT_EFFECT - ({'success_distance_m'} if sparse else set()):
                 task.pop(key, None)
         # Of another task or robot everything else differs, too; its name says enough.
         named = [part for part in ('task', 'robot') if mine[part]['name'] != theirs[part]['name']]

@@ -56,7 +56,7 @@ class ReachConfig(TaskConfig):
     start_half_range: tuple[float, ...] = param(
         'start poses are drawn uniformly from home +- this, one number a joint, rad', minimum=0.0)
     goal_half_range: tuple[float, ...] = param(
-        'goals are the tool points at home +- this, one number a joint, rad', minimum=0.0)
+        'goals are the tool points at goal_center +- this, one number a joint, rad', minimum=0.0)
     success_distance_m: float = param(
         'an episode succeeds if the mean distance of the tool points to the goal ends below, m',
         minimum=0.0)
@@ -65,6 +65,8 @@ class ReachConfig(TaskConfig):
     velocity_cost: float = param('cost of squared joint speeds, 1/(rad/s)^2', minimum=0.0)
     effort_cost: float = param('cost of the squared normalised action', minimum=0.0)
     reward_scale: float = param('factor on the whole reward', minimum=1e-6)
+    goal_center: tuple[float, ...] = param('pose that goals are drawn around, rad; empty: home',
+                                           ())
     sparse: bool = param('whether only being at the goal, by success_distance_m, is rewarded, and '
                          'not how near it is', False)
     coarse_gain: float = param('gain of the tool error among the features, 1/m', minimum=0.0)

@@ -32,19 +32,24 @@ class ReachTask:
             raise ConfigError(f'task.name: {config.name} is for arms, not for robot {robot.name}; '
                               'task and robot do not fit')
         joints, coordinates = robot.joints, 3 * robot.kinematics.points
-        for name in ('start_half_range', 'goal_half_range'):
+        center = config.goal_center or robot.home
+        if len(center) != joints:
+            raise ConfigError(f'task.goal_center: {len(center)} numbers, but robot {robot.name} '
+                              f'has {joints} joints; give one for each, or none for home')
+        for name, around, middle in (('start_half_range', 'home', robot.home),
+                                     ('goal_half_range', 'center', center)):
             half_range = getattr(config, name)
             if len(half_range) != joints:
                 raise ConfigError(f'task.{name}: {len(half_range)} numbers, but robot {robot.name} '
                                   f'has {joints} joints; task and robot do not fit: put ranges '
                                   f'of its own into {config.name}.{robot.name}.yaml beside its '
                                   'file')
-            for joint, home, half, low, high in zip(
-                    robot.joint_names, robot.home, half_range, robot.limits.position_lower,
+            for joint, mid, half, low, high in zip(
+                    robot.joint_names, middle, half_range, robot.limits.position_lower,
                     robot.limits.position_upper, strict=True):
-                if home - half < low or home + half > high:
+                if mid - half < low or mid + half > high:
                     raise ConfigError(
-                        f'task.{name}: home {home} +- {half} of {joint} leaves its limits '
+                        f'task.{name}: {around} {mid} +- {half} of {joint} leaves its limits '
                         f'[{low}, {high}]; task and robot do not fit')
         self.name = config.name
         self.config = config
@@ -65,6 +70,7 @@ class ReachTask:
         self.goal = slice(self.state_size, self.observation_size)
         self._kinematics = ToolKinematics(robot.kinematics)
         self._home = np.asarray(robot.home)
+        self._goal_center = np.asarray(center)
         self._start_half_range = np.asarray(config.start_half_range)
         self._goal_half_range = np.asarray(config.goal_half_range)
 
@@ -129,13 +135,13 @@ class ReachTask:
         return Plan(start, self.tool_points(reached).astype(np.float32), reached)
 
     def sample_goals(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Draw goals (count, 3p), m: the tool points of poses drawn around home."""
+        """Draw goals (count, 3p), m: the tool points of poses drawn around the center."""
         return self._kinematics.points(self.sample_goal_poses(rng, count)).astype(np.float32)
 
     def sample_goal_poses(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draw poses (count, n), rad, whose tool points are goals."""
         offset = rng.uniform(-1.0, 1.0, (count, self.joints)) * self._goal_half_range
-        return self._home + offset
+        return self._goal_center + offset
 
     def sample_start(self, rng: np.random.Generator) -> np.ndarray:
         """Draw a start pose (n,), rad."""

@@ -165,6 +165,12 @@ def test_another_task_or_robot_is_refused_with_what_differs(tmp_path: Path) -> N
         read_about(tmp_path / 'a', other(policy_rate_hz=20.0, command_interface='velocity'))
 
 
+def test_the_distance_of_success_counts_where_the_reward_is_made_of_it() -> None:
+    assert identity().differences(other(success_distance_m=0.05)) == []
+    assert other(sparse=True).differences(other(sparse=True, success_distance_m=0.05)) == [
+        'task.success_distance_m is 0.01, not 0.05']
+
+
 def test_of_another_robot_the_name_says_enough() -> None:
     assert identity().differences(other(name='arm9', action_scale=[1.0] * 7)) == [
         "task.name is 'reach', not 'arm9'", "robot.name is 'arm7', not 'arm9'"]

@@ -121,7 +121,10 @@ def test_a_task_that_contradicts_itself_is_refused(key: str, value: Any, says: s
     ({'name': 'juggle'}, 'task.name: no task .juggle.; there are: reach'),
     ({'start_half_range': (0.1,) * 6, 'goal_half_range': (0.1,) * 6},
      'task.start_half_range: 6 numbers, but robot arm7 has 7 joints'),
-    ({'goal_half_range': (3.0,) * 7}, r'task.goal_half_range: home .* of shoulder_pan leaves'),
+    ({'start_half_range': (3.0,) * 7}, r'task.start_half_range: home .* of shoulder_pan leaves'),
+    ({'goal_half_range': (3.0,) * 7}, r'task.goal_half_range: center .* of shoulder_pan leaves'),
+    ({'goal_center': (2.0,) * 7}, r'task.goal_half_range: center 2.0 .* of shoulder_pan leaves'),
+    ({'goal_center': (0.1,) * 6}, 'task.goal_center: 6 numbers, but robot arm7 has 7 joints'),
 ])
 def test_a_task_that_does_not_fit_the_robot_is_refused(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=f'^{says}'):
@@ -193,6 +196,17 @@ def test_goals_and_starts_lie_in_their_ranges_and_repeat_with_the_seed() -> None
     offset = np.abs(starts - np.array(ROBOT.home))
     assert np.all(offset <= np.array(TASK.config.start_half_range))
     assert np.all(offset.max(axis=0) > 0)
+
+
+def test_goals_may_lie_elsewhere_than_around_home() -> None:
+    center = np.array(ROBOT.home) + 0.3
+    task = make_task(dataclasses.replace(arm7.task(), goal_center=tuple(center)), ROBOT)
+    poses = task.sample_goal_poses(np.random.default_rng(3), 50)
+    assert np.all(np.abs(poses - center) <= np.array(task.config.goal_half_range))
+    np.testing.assert_allclose(
+        poses - center, TASK.sample_goal_poses(np.random.default_rng(3), 50) - ROBOT.home)
+    start = task.sample_start(np.random.default_rng(3))
+    np.testing.assert_array_equal(start, TASK.sample_start(np.random.default_rng(3)))
 
 
 def test_parameters_fit_only_the_same_network_on_the_same_observation() -> None:
