@@ -10,8 +10,8 @@ from async_mbrl.core.config import ConfigError, to_mapping
 
 WITHOUT_EFFECT = frozenset({
     'episode_steps', 'reset_s', 'start_half_range', 'goal_half_range', 'goal_center',
-    'success_distance_m', 'success_rate', 'coarse_gain', 'fine_gain', 'start_position_noise', 'start_velocity_noise',
-    'start_velocity_law', 'criterion', 'success_return'})
+    'success_distance_m', 'success_rate', 'coarse_gain', 'fine_gain', 'start_position_noise',
+    'start_velocity_noise', 'start_velocity_law', 'criterion', 'success_return'})
 """Settings of tasks that decide which transitions come about, or how they are judged, but not what
 one of them is: they may differ where data are put together or learned from. Not so the distance of
 success where the reward is sparse: it is that of being so near."""
