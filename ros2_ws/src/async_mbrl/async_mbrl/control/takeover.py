@@ -6,6 +6,7 @@ a learning episode over, step by step, and gives it back.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -16,8 +17,9 @@ from async_mbrl.core.transition import NOT_NOW
 SILENT_S = 0.25
 """A takeover of which nothing was received for so long has fallen silent."""
 
-LOST = (f'{NOT_NOW}the takeover fell silent for more than {SILENT_S} s without an end; the arm is '
-        'held until it is ended: let go of the button, or send a message with active: false')
+LOST = (f'{NOT_NOW}the takeover fell silent for more than {SILENT_S} s without an end, or was '
+        'refused; the arm is held until it is ended: let go of the button, or send a message with '
+        'active: false')
 """Why no learning episode runs: where somebody thought to be in charge, no policy begins to act."""
 
 
@@ -32,6 +34,11 @@ class Takeover:
 
     received_s: float
     action: np.ndarray | None
+
+
+def unheard(action_size: int) -> Takeover:
+    """Give a takeover that is silent from its beginning: somebody acts who cannot be believed."""
+    return Takeover(-math.inf, np.zeros(action_size, np.float32))
 
 
 class TakeoverRecord:

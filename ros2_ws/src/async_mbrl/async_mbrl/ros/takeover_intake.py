@@ -7,7 +7,7 @@ from async_mbrl_interfaces import msg
 from rclpy.node import Node
 
 from async_mbrl.control.process import LoopProcess
-from async_mbrl.control.takeover import Takeover
+from async_mbrl.control.takeover import Takeover, unheard
 from async_mbrl.core.clock import RobotClock
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import FIXED_BYTES, MessageError, unpack
@@ -45,9 +45,10 @@ def action_from_message(message: msg.Takeover, action_size: int) -> np.ndarray |
 class TakeoverIntake:
     """Receive, verify and hand over what the one node asks for that may take over.
 
-    What is refused does not count as heard: a takeover of which nothing else comes falls silent,
-    and the control loop holds the arm. Which of several publishers has sent a message cannot be
-    told, so none is believed while there is a second one.
+    What is refused holds the arm, as a takeover that fell silent does, unless it says that nobody
+    is in charge: somebody may think to act, be it from the first message on, and no policy must act
+    instead. Which of several publishers has sent a message cannot be told, so none is believed
+    while there is a second one; it holds the arm only if the one that may take over is among them.
     """
 
     def __init__(self, node: Node, action_size: int, publisher: str, loop: LoopProcess,
@@ -97,19 +98,23 @@ class TakeoverIntake:
         others = [name for name in found if name != self._publisher]
         if unknown(others):     # discovery is not through yet; the next message comes soon
             return
+        active = True       # as long as nothing else is known
         try:
+            message = unpack(data, msg.Takeover, self._most_bytes)
+            active = message.active
             if others:
                 raise MessageError(f'{", ".join(others)} may publish it, too; only '
                                    f'{self._publisher} is believed, and alone')
             if len(found) > 1:
                 raise MessageError(f'{self._publisher} is there {len(found)} times')
-            action = action_from_message(unpack(data, msg.Takeover, self._most_bytes),
-                                         self._action_size)
+            action = action_from_message(message, self._action_size)
         except MessageError as error:
             self.refused += 1
             self.last_reason = str(error)
             self._node.get_logger().warning(f'takeover refused: {error}',
                                             throttle_duration_sec=1.0)
+            if active and self._publisher in found:
+                self._loop.put_takeover(unheard(self._action_size))
             return
         self._loop.put_takeover(Takeover(received_s, action))
         self._tell(action is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from async_mbrl_interfaces import msg
 from rclpy.serialization import serialize_message
 
-from async_mbrl.control.takeover import Takeover
+from async_mbrl.control.takeover import Takeover, TakeoverRecord
 from async_mbrl.ros.publishers import UNKNOWN
 from async_mbrl.ros.takeover_intake import TakeoverIntake, takeover_to_message
 
@@ -24,6 +25,7 @@ class Stand:
         self.names = ['teleop']
         self.said: list[str] = []
         self.taken: list[Takeover] = []
+        self.held = 0
         self.ignored = 0
         self.topic_name = 'takeover'
 
@@ -47,7 +49,11 @@ class Stand:
     warning = info
 
     def put_takeover(self, takeover: Takeover) -> None:
-        self.taken.append(takeover)
+        if takeover.received_s == -math.inf:
+            TakeoverRecord(2).pack(takeover)
+            self.held += 1
+        else:
+            self.taken.append(takeover)
 
     def count(self, name: str) -> int:
         return self.ignored if name == 'takeovers_ignored' else 3
@@ -89,6 +95,7 @@ def test_what_cannot_be_acted_is_refused_and_counted(stand: Stand, intake: Takeo
                                                      action: list[float], reason: str) -> None:
     stand.receive(message(action=action))
     assert not stand.taken and intake.refused == 1
+    assert stand.held == 1, 'somebody who thinks to be in charge must not see the policy act'
     assert reason in intake.last_reason and reason in stand.said[-1]
     assert reason in intake.part().warnings[0]
 
@@ -100,18 +107,23 @@ def test_what_is_too_large_or_no_message_is_refused_unread(stand: Stand,
     stand.receive(b'nonsense')
     assert 'no message' in intake.last_reason
     assert intake.refused == 2 and not stand.taken
+    assert stand.held == 2, 'it may be somebody who wants to act'
 
 
 def test_nobody_is_believed_beside_another(stand: Stand, intake: TakeoverIntake) -> None:
-    for names, reason in ((['teleop', 'intruder'], 'intruder'), (['intruder'], 'intruder'),
-                          (['teleop', 'teleop'], 'there 2 times')):
+    for names, reason, held in ((['teleop', 'intruder'], 'intruder', 1),
+                                (['intruder'], 'intruder', 1),      # it alone holds no arm
+                                (['teleop', 'teleop'], 'there 2 times', 2)):
         stand.names = names
         stand.receive(message())
         assert not stand.taken and reason in intake.last_reason
+        assert stand.held == held
     assert intake.refused == 3
+    stand.receive(message(active=False))
+    assert not stand.taken and (intake.refused, stand.held) == (4, 2)
     stand.names = ['teleop', UNKNOWN]   # not discovered yet: neither taken nor held against it
     stand.receive(message())
-    assert not stand.taken and intake.refused == 3
+    assert not stand.taken and (intake.refused, stand.held) == (4, 2)
     stand.names = ['teleop']
     stand.receive(message())
     assert len(stand.taken) == 1

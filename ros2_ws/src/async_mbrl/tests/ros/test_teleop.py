@@ -112,6 +112,21 @@ def test_beside_a_second_publisher_nobody_is_believed(stage: Stage) -> None:
         intruder.destroy_node()
 
 
+def test_a_takeover_that_is_refused_from_its_first_message_holds_the_arm(stage: Stage) -> None:
+    stage.begin()
+    intruder = rclpy.create_node('intruder')
+    try:
+        other = intruder.create_publisher(msg.Takeover, TAKEOVER_TOPIC, qos.TAKEOVER)
+        stage.until(lambda: other.get_subscription_count() >= 2)
+        stage.spin(0.3)
+        assert not stage.last(ABORTED), 'one who says nothing holds no arm'
+        stage.pressed = True
+        stage.until(lambda: stage.last(ABORTED), 'held')
+        assert stage.steps[-1].reason == LOST
+    finally:
+        intruder.destroy_node()
+
+
 def test_nobody_takes_over_a_controller_that_was_not_told_so(stage: Stage) -> None:
     stage.ready(bias=0.02)
     stage.start('teleop', task=to_mapping(TASK.config), takeover=TAKEOVER)

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from async_mbrl.control.core import ControlCore
 from async_mbrl.control.policy import PolicyParameters
-from async_mbrl.control.takeover import LOST, SILENT_S, Takeover, TakeoverRecord, TakeoverState
+from async_mbrl.control.takeover import (
+    LOST,
+    SILENT_S,
+    Takeover,
+    TakeoverRecord,
+    TakeoverState,
+    unheard,
+)
 from async_mbrl.core.plan import Plan
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import NOT_NOW, ControlStep, Mode, StepKind
@@ -161,6 +168,22 @@ def test_one_who_falls_silent_between_episodes_is_not_followed_by_the_policy_eit
     bench.order()
     bench.run(0.01)
     assert bench.last().reason == LOST and not bench.steps()
+
+
+def test_one_who_was_never_understood_holds_the_arm_until_the_end_is_said() -> None:
+    bench = Bench(lambda time_s: unheard(ROBOT.joints) if 0.2 <= time_s < 0.2 + PERIOD_S else None)
+    bench.order(steps=100)
+    bench.run(0.25)
+    assert (bench.core.state, bench.last().reason) == ('holding', LOST)
+    assert not any(step.takeover for step in bench.steps())
+    bench.core.set_takeover(asking(0.1, bench.now_s))
+    bench.order()
+    bench.run(0.05)
+    assert (bench.core.state, bench.last().reason) == ('holding', LOST)
+    bench.core.set_takeover(ended(bench.now_s))
+    bench.order()
+    bench.run(0.05)
+    assert bench.core.state == 'running'
 
 
 def test_a_takeover_sets_nothing_in_motion() -> None:
