@@ -347,7 +347,7 @@ class ControlCore:
             return ('no joint states have arrived' if math.isinf(age_s)
                     else f'joint states are stale: the newest is {age_s:.3f} s old')
         return (reason or flaw(command, self._robot, self._task)
-                or self._run.refusal(command, self._last_time_s))
+                or self._run.refusal(self._last_time_s))
 
     # ---- pieces ----
 

@@ -145,14 +145,14 @@ class EpisodeRunner:
         """Hand over what a person asked for last.
 
         While they are in charge they act in the steps of learning episodes. One who falls silent
-        ends the episode, and no other one begins before the takeover was ended.
+        ends the episode, unless it is an evaluation, and no other one of any kind begins before
+        the takeover was ended.
         """
         self._takeover.take(takeover)
 
-    def refusal(self, command: EpisodeCommand, time_s: float) -> str:
-        """Say why an episode must not begin at a robot time, s; empty if nothing is against it."""
-        learning = command.mode == Mode.LEARNING
-        return LOST if learning and self._takeover.lost(time_s) else ''
+    def refusal(self, time_s: float) -> str:
+        """Say why no episode must begin at a robot time, s; empty if nothing is against it."""
+        return LOST if self._takeover.lost(time_s) else ''
 
     def swap_policy(self, time_s: float, running: bool) -> None:
         """Swap in the policy handed over last, if there is one and nothing is against it."""
@@ -207,7 +207,8 @@ class EpisodeRunner:
         Returns:
             How the episode ended; None if it goes on.
         """
-        if self.refusal(self._command, time_s):
+        # One who falls silent during an evaluation was not in charge of it.
+        if self._command.mode == Mode.LEARNING and self._takeover.lost(time_s):
             return End(LOST)
         if not self.starting:
             return self._continue(time_s, position, velocity, out)

@@ -20,7 +20,7 @@ SILENT_S = 0.25
 LOST = (f'{NOT_NOW}the takeover fell silent for more than {SILENT_S} s without an end, or was '
         'refused; the arm is held until it is ended: let go of the button, or send a message with '
         'active: false')
-"""Why no learning episode runs: where somebody thought to be in charge, no policy begins to act."""
+"""Why no episode begins: where somebody thought to be in charge, no policy begins to act."""
 
 
 @dataclass(frozen=True)

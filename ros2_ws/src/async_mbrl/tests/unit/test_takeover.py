@@ -168,6 +168,10 @@ def test_one_who_falls_silent_between_episodes_is_not_followed_by_the_policy_eit
     bench.order()
     bench.run(0.01)
     assert bench.last().reason == LOST and not bench.steps()
+    bench.order(mode=Mode.EVALUATION)
+    bench.run(0.05)
+    assert bench.core.state == 'idle' and not bench.steps(), 'the arm is held, as LOST says'
+    assert (bench.last().mode, bench.last().reason) == (Mode.EVALUATION, LOST)
 
 
 def test_one_who_was_never_understood_holds_the_arm_until_the_end_is_said() -> None:
@@ -219,6 +223,9 @@ def test_an_evaluation_is_not_taken_over_nor_ended_by_a_silence() -> None:
     assert [step.action_requested[0] for step in bench.steps()] == pytest.approx([MEAN] * 6)
     assert not any(step.takeover for step in bench.steps())
     assert (bench.core.takeover_steps, bench.core.takeovers_ignored) == (0, 6)
+    bench.order(steps=6, mode=Mode.EVALUATION)
+    bench.run(0.05)
+    assert bench.last().reason == LOST
 
 
 @settings(max_examples=20)
