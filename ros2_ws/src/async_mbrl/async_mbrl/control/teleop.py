@@ -130,6 +130,10 @@ def _held(robot: ArmConfig, period_s: float) -> ArmConfig:
                                  _HELD_DAMPING * inertia / period_s).tolist())))
 
 
+END_EVERY_S = 0.5
+"""Time, robot time, s, after which the end of a takeover is said again."""
+
+
 class Hand(enum.Enum):
     """What the person does with the deadman button."""
 
@@ -149,7 +153,9 @@ class Teleop:
     """What a joystick asks for, moment by moment.
 
     Only a button that was seen let go, and is pressed then, begins to act: not one that is held
-    when the joystick appears, or comes back after a silence.
+    when the joystick appears, or comes back after a silence. As long as it is seen let go the end
+    is said, again and again: one that was refused, while a process that died was still listed,
+    would leave the arm held, and so would a takeover of such a process.
     """
 
     def __init__(self, settings: TakeoverSettings, robot: RobotConfig, policy_rate_hz: float,
@@ -185,6 +191,7 @@ class Teleop:
         self._asked = np.zeros(len(settings.axes))
         self._heard_s = self._measured_s = -math.inf
         self._acted_s = 0.0
+        self._ended_s = -math.inf
         self._position = self._velocity = np.zeros(robot.joints)
 
     def joy(self, axes: Sequence[float], buttons: Sequence[int], now_s: float) -> None:
@@ -215,8 +222,9 @@ class Teleop:
 
     def next(self, now_s: float) -> Ask | None:
         """Give what is to be sent at a robot time, s; None if nothing is."""
-        if self._end_due:
-            self._end_due = False
+        seen_free = self.hand is Hand.FREE and now_s - self._heard_s <= self._silent_s
+        if self._end_due or (seen_free and now_s - self._ended_s >= END_EVERY_S):
+            self._end_due, self._ended_s = False, now_s
             return Ask(None)
         self._notice_silence(now_s)
         if self.hand is not Hand.HELD:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from async_mbrl.control.settings import TakeoverSettings
 from async_mbrl.control.takeover import SILENT_S
-from async_mbrl.control.teleop import Hand, Teleop, ToolInverse, deflections
+from async_mbrl.control.teleop import END_EVERY_S, Hand, Teleop, ToolInverse, deflections
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.kinematics import ToolKinematics
 from async_mbrl.core.robot import ArmConfig
@@ -73,7 +73,23 @@ def test_only_a_button_that_was_seen_let_go_begins_to_act() -> None:
     joy(subject, False, 0.3)
     last = subject.next(0.3)
     assert last is not None and last.action is None
-    assert subject.next(0.3) is None                    # said once
+    assert subject.next(0.3) is None
+
+
+def test_the_end_is_said_again_while_the_button_is_seen_let_go() -> None:
+    subject, said = teleop(), []
+    for tick in range(40):
+        now_s = 0.1 * tick
+        if tick < 30:       # nothing is known of a joystick that is not heard
+            joy(subject, 15 <= tick < 20, now_s)
+        asked = subject.next(now_s)
+        if asked is not None and asked.action is None:
+            said.append(tick)
+    # A whole number of ticks, rounded by floating-point sums.
+    assert said[0] == 0 and 20 in said and max(said) < 30 + SILENT_S / 0.1
+    assert not any(15 <= tick < 20 for tick in said)
+    gaps = np.diff([tick for tick in said if tick < 15]) * 0.1
+    assert len(gaps) >= 2 and ((gaps > END_EVERY_S - 0.01) & (gaps < END_EVERY_S + 0.11)).all()
 
 
 def test_a_joystick_that_fell_silent_counts_again_only_once_let_go() -> None:
