@@ -102,6 +102,9 @@ class TakeoverIntake:
         try:
             message = unpack(data, msg.Takeover, self._most_bytes)
             active = message.active
+            if self._publisher not in found and not others:
+                raise MessageError(f'{self._publisher} does not publish it, nor does anybody that '
+                                   'is known')
             if others:
                 raise MessageError(f'{", ".join(others)} may publish it, too; only '
                                    f'{self._publisher} is believed, and alone')

@@ -129,6 +129,15 @@ def test_nobody_is_believed_beside_another(stand: Stand, intake: TakeoverIntake)
     assert len(stand.taken) == 1
 
 
+def test_nobody_is_believed_who_is_not_there(stand: Stand, intake: TakeoverIntake) -> None:
+    stand.names = []
+    stand.receive(message())
+    assert not stand.taken and (intake.refused, stand.held) == (1, 0)
+    assert '/teleop does not publish it' in intake.last_reason
+    stand.receive(message(active=False))
+    assert not stand.taken and intake.refused == 2
+
+
 def test_an_evaluation_that_is_not_taken_over_is_told(stand: Stand,
                                                       intake: TakeoverIntake) -> None:
     stand.ignored = 4
