@@ -134,9 +134,10 @@ class Collector:
         takeover_curve: [robot_time_s, share of the steps taken over] after each learning episode
             of at least a step, aborted or not.
         resets: completed moves to a start pose between the first and the last transition.
-        learning_curve: [robot_time_s, return_mean, success_rate] after each whole learning
-            episode, over the last ``RECENT`` of them; the last is None where success is not
-            defined.
+        results: of all evaluation episodes, and of the whole learning episodes in which the policy
+            alone acted.
+        learning_curve: [robot_time_s, return_mean, success_rate] after each such learning episode,
+            over the last ``RECENT`` of them; the last is None where success is not defined.
         collection_time_s: robot time from the first learning step to the last transition, s; time
             in which nobody collected is left out.
     """
@@ -220,7 +221,7 @@ class Collector:
         return self._elapsed(now_s)
 
     def recent(self, mode: Mode = Mode.LEARNING) -> list[EpisodeResult]:
-        """Give the last ``RECENT`` whole episodes of a mode."""
+        """Give the last ``RECENT`` whole episodes of a mode in which the policy alone acted."""
         return [result for result in self.results if result.mode == mode][-RECENT:]
 
     def learning_command(self, number: int) -> EpisodeCommand:
@@ -360,9 +361,11 @@ class Collector:
             self.results.append(result)
             return result
         self.episodes += 1
-        # A shortened episode has a return of its own kind.
-        if (ended.steps == self._task.config.episode_steps
-                or self._task.terminated(step.observation)):
+        # A shortened episode has a return of its own kind; what a person did says nothing of the
+        # policy, and is in the takeover curve.
+        whole = (ended.steps == self._task.config.episode_steps
+                 or self._task.terminated(step.observation))
+        if whole and not ended.taken_over:
             self.results.append(result)
             recent = self.recent()
             self.learning_curve.append([

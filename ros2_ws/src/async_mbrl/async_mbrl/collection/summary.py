@@ -65,7 +65,8 @@ def build_summary(facts: RunFacts, collector: Collector, account: Account,
     ``tick_us`` and ``command_gap_ms`` are as last heard while the run was learning: from the start
     of the node on, moves between episodes included, but not what came after learning.
     ``takeover.rate`` is the share of the steps of learning episodes in which a person acted, its
-    ``curve`` that of each such episode.
+    ``curve`` that of each such episode. Episodes with such steps are not in ``learning_curve``, nor
+    such steps in ``policy.lag_versions``: both tell of the policy.
     ``transitions.lost`` is what the numbering in the journal leaves out and, once a run is over,
     what a learner had not received.
 

@@ -192,8 +192,8 @@ class NoJournal:
 
 
 def note_action(account: Account, collector: Collector, step: ControlStep, time_s: float) -> None:
-    """Tell an account which policy acted, where a step that was just taken is one of learning."""
-    if step.kind == StepKind.STEP and collector.in_motion:
+    """Tell an account which policy acted, where one did in a step of learning just taken."""
+    if step.kind == StepKind.STEP and collector.in_motion and not step.takeover:
         account.lag.acted(time_s, step.policy_version)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from async_mbrl.ros.convert import (
     transition_to_message,
     version_to_message,
 )
-from async_mbrl.ros.run_journal import RunJournal
+from async_mbrl.ros.run_journal import RunJournal, note_action
 
 RESET_S = 2.0
 PERIOD_S = 0.1
@@ -65,6 +66,20 @@ def reopened(node: Node, folder: RunFolder) -> tuple[RunJournal, Collector, Acco
     collector, account = Collector(rig.task(), CollectionConfig(), 3), Account()
     journal.restore(collector, account)
     return journal, collector, account
+
+
+def test_steps_of_a_person_have_no_policy_lag() -> None:
+    collector, account = Collector(rig.task(), CollectionConfig(), 3), Account()
+    account.heard_learner(learner_status(rig.VERSION.counter), 0.0)
+    command = collector.learning_command(0)
+    collector.commanded(command, 0.1)
+    for event in rig.episode(rig.task(), command):
+        step = event if event.step == 0 else dataclasses.replace(
+            event, takeover=True, policy_version=Version(1, 0))
+        collector.take(step, 0.1)
+        note_action(account, collector, step, 0.1)
+    account.heard_learner(learner_status(rig.VERSION.counter), 1.0)
+    assert account.lag.percentile(1.0) == 0 == account.lag.last
 
 
 def test_a_run_resumed_again_and_again_knows_what_it_knew(tmp_path: Path) -> None:

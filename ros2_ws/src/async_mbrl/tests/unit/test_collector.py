@@ -70,6 +70,21 @@ def test_steps_taken_over_are_marked_and_counted() -> None:
     assert [rate for _, rate in collector.takeover_curve] == [0.5, 0.0, 1.0]
 
 
+def test_what_a_person_did_is_no_success_of_the_policy() -> None:
+    task, collector = rig.task(), make()
+    for number, taken in enumerate(((), (1,), (0, 1, 2, 3), ())):
+        command = collector.learning_command(number)
+        collector.commanded(command, 0.0)
+        for event in rig.episode(task, command, at_goal=bool(taken)):
+            here = event.kind == StepKind.STEP and event.step in taken
+            result = collector.take(dataclasses.replace(event, takeover=here), 1.0).result
+        assert result is not None and result.success == bool(taken), 'of the episode, as it was'
+    assert collector.episodes == 4 and [item.episode for item in collector.results] == [0, 3]
+    assert [row[2] for row in collector.learning_curve] == [0.0, 0.0]
+    assert [row[0] for row in collector.learning_curve] == [
+        collector.takeover_curve[index][0] for index in (0, 3)]
+
+
 def test_data_time_counts_resets_between_first_and_last_transition_only() -> None:
     collector, reset_s = make(), rig.task().config.reset_s
     begin_s, episode_s = 50.0, STEPS * PERIOD_S
