@@ -28,7 +28,7 @@ from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.exploration import exploration_std, wanted_distance
 from async_mbrl.learning.policy import Policy
 from async_mbrl.learning.policy_learner import PolicyLearner
-from async_mbrl.learning.settings import MePpoConfig, PpoConfig, SacConfig
+from async_mbrl.learning.settings import MePpoConfig, PetsConfig, PpoConfig, SacConfig
 
 TASK = learning_rig.make_task()
 NETWORKS = [pytest.param(PolicyNetworkConfig((24, 16), 'tanh', squash, distribution),
@@ -331,6 +331,19 @@ def test_an_algorithm_that_needs_the_density_of_the_policy_refuses_it(noise: dic
     network = PolicyNetworkConfig((8,), 'tanh', 'clip', 'state_independent')
     with pytest.raises(ConfigError, match=f'exploration.{says}, but ppo'):
         learner(PpoConfig(value_hidden=(8,)), network, **{'correlation': 0.0, **noise})
+
+
+@pytest.mark.parametrize(('noise', 'says'), [
+    ({'start_std': 0.0, 'end_std': 0.0}, 'start_std and end_std 0'),
+    ({'initial_std': 0.0}, 'initial_std 0')])
+def test_pets_refuses_what_it_would_take_for_planned(noise: dict[str, float], says: str) -> None:
+    pets = PetsConfig()
+    with pytest.raises(ConfigError, match=f'parameter_noise: 0.1, but exploration.{says}; pets'):
+        pets.check_exploration(ExplorationConfig(parameter_noise=0.1, **noise))
+    pets.check_exploration(ExplorationConfig(**noise))
+    pets.check_exploration(ExplorationConfig(parameter_noise=0.1))
+    pets.check_exploration(ExplorationConfig(parameter_noise=0.1, initial_std=0.0,
+                                             initial_steps=0, end_std=0.0))
 
 
 def test_noise_decays_with_motion_time() -> None:

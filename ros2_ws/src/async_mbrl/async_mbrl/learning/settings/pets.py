@@ -8,6 +8,7 @@ from typing import ClassVar
 from async_mbrl.core.config import ConfigError, param
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.plan import MOST_STEPS
+from async_mbrl.learning.config import ExplorationConfig
 from async_mbrl.learning.settings.base import ImprovementConfig
 
 
@@ -61,3 +62,18 @@ class PetsConfig(ImprovementConfig):
                 'network.distribution: the policy of pets imitates planned actions; expected '
                 f"'given' and network.squash 'tanh', got {network.distribution!r} and "
                 f'{network.squash!r}')
+
+    def check_exploration(self, exploration: ExplorationConfig) -> None:
+        """Refuse noise on the weights where there is none on the actions.
+
+        What the perturbed policy does then has no density, and would be taken for planned.
+        """
+        quiet = [name for name, still in (
+            ('initial_std', exploration.initial_steps > 0 and exploration.initial_std == 0.0),
+            ('start_std and end_std', exploration.start_std == exploration.end_std == 0.0))
+            if still]
+        if exploration.parameter_noise and quiet:
+            raise ConfigError(
+                f'exploration.parameter_noise: {exploration.parameter_noise}, but exploration.'
+                f'{quiet[0]} 0; pets tells what its policy did from what was planned by the '
+                'density of the noise on the actions: let there be some, or set parameter_noise 0')
