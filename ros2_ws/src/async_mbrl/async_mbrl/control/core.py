@@ -125,6 +125,11 @@ class ControlCore:
         return self._run.takeovers_ignored
 
     @property
+    def takeover_lost(self) -> bool:
+        """Whether a takeover was lost up to the last tick, so that no episode begins."""
+        return self._run.takeover_lost(self._last_time_s)
+
+    @property
     def motion(self) -> Motion:
         """Whether the arm may move, and does."""
         return self._machine.motion

@@ -150,9 +150,13 @@ class EpisodeRunner:
         """
         self._takeover.take(takeover)
 
+    def takeover_lost(self, time_s: float) -> bool:
+        """Whether a takeover is lost at a robot time, s, and was not ended since."""
+        return self._takeover.lost(time_s)
+
     def refusal(self, time_s: float) -> str:
         """Say why no episode must begin at a robot time, s; empty if nothing is against it."""
-        return LOST if self._takeover.lost(time_s) else ''
+        return LOST if self.takeover_lost(time_s) else ''
 
     def swap_policy(self, time_s: float, running: bool) -> None:
         """Swap in the policy handed over last, if there is one and nothing is against it."""
@@ -208,7 +212,7 @@ class EpisodeRunner:
             How the episode ended; None if it goes on.
         """
         # One who falls silent during an evaluation was not in charge of it.
-        if self._command.mode == Mode.LEARNING and self._takeover.lost(time_s):
+        if self._command.mode == Mode.LEARNING and self.takeover_lost(time_s):
             return End(LOST)
         if not self.starting:
             return self._continue(time_s, position, velocity, out)

@@ -162,6 +162,7 @@ class ControlLoop:
         counters[COUNTER['planned_steps']] = core.planned_steps
         counters[COUNTER['takeover_steps']] = core.takeover_steps
         counters[COUNTER['takeovers_ignored']] = core.takeovers_ignored
+        counters[COUNTER['takeover_lost']] = int(core.takeover_lost)
         return command is not None or wanted is not None or bool(events)
 
     def _send(self, time_s: float, command: np.ndarray) -> None:

@@ -145,6 +145,7 @@ COUNTERS = (
     'planned_steps',     # loop: policy steps that were acted as planned
     'takeover_steps',    # loop: policy steps in which a person acted
     'takeovers_ignored',  # loop: policy steps of evaluations in which a person wanted to act
+    'takeover_lost',     # loop: 1 while a takeover is lost
     'realtime',          # loop: priority of SCHED_FIFO, 0 under the plain scheduler
     'memory_locked',     # loop: 1 with locked memory
     'worst_lateness_ns',  # loop: greatest lateness while not idle

@@ -84,11 +84,15 @@ class TakeoverIntake:
         steps, ignored = (self._loop.count(name) for name in ('takeover_steps',
                                                                'takeovers_ignored'))
         refused = self._growth.of('refused', self.refused)
+        there = self._publisher in publishers(self._node, self._topic)
+        lost = self._loop.count('takeover_lost') > 0
         return Part('takeover', 'a person is in charge' if self._active else 'the policy acts', {
             'may take over': self._publisher, 'steps taken over': steps,
             'steps of evaluations not taken over': ignored, 'refused': self.refused,
             'last refusal': self.last_reason},
-            warnings=(f'{refused} refused: {self.last_reason}' if refused else '',
+            warnings=('held: the takeover fell silent, or was refused' if lost else '',
+                      '' if there else f'{self._publisher} is not there: nobody can take over',
+                      f'{refused} refused: {self.last_reason}' if refused else '',
                       'an evaluation is not taken over' if self._growth.of('ignored', ignored)
                       else ''))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import rclpy
 from async_mbrl_interfaces import msg
+from diagnostic_msgs.msg import DiagnosticArray
 from process_rig import ABORTED, STEP, TASK, Rig
 from sensor_msgs.msg import Joy
 
@@ -24,16 +25,23 @@ ACTION = 0.05
 
 
 class Stage(Rig):
-    """The rig of the controller, with a joystick beside it."""
+    """The rig of the controller, with a joystick and somebody who reads diagnostics beside it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.pressed = False
         self.plugged = True
         self.asked: list[msg.Takeover] = []
+        self.told = ''
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_told, qos.STATUS)
         self.joystick = self.node.create_publisher(Joy, 'joy', 10)
         self.node.create_timer(0.02, self._joy)
         self.node.create_subscription(msg.Takeover, TAKEOVER_TOPIC, self.asked.append, qos.FRESH)
+
+    def _on_told(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == 'controller: takeover':
+                self.told = status.message
 
     def _joy(self) -> None:
         if self.plugged:
@@ -85,6 +93,7 @@ def test_a_joystick_that_is_unplugged_holds_the_arm_until_it_was_let_go(stage: S
     stage.plugged = False
     stage.until(lambda: stage.last(ABORTED), 'held')
     assert stage.steps[-1].reason == LOST
+    stage.until(lambda: stage.told.startswith('held'), 'diagnostics tell that the arm is held')
     stage.plugged = True            # the button still held
     stage.spin(0.3)
     stage.ask(steps=1000)

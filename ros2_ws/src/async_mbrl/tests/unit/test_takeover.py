@@ -141,6 +141,7 @@ def test_one_who_falls_silent_ends_the_episode_and_none_begins_before_the_end_is
     assert bench.core.state == 'running'
     bench.run(0.01)
     assert (bench.core.state, bench.last().kind) == ('holding', StepKind.ABORTED)
+    assert bench.core.takeover_lost
     assert bench.last().reason == LOST and LOST.startswith(NOT_NOW)
     assert all(step.takeover for step in bench.steps())
     held = bench.plant.position
@@ -160,11 +161,13 @@ def test_one_who_falls_silent_ends_the_episode_and_none_begins_before_the_end_is
     bench.order()
     bench.run(0.05)
     assert bench.core.state == 'running' and not bench.steps()[-1].takeover
+    assert not bench.core.takeover_lost
 
 
 def test_one_who_falls_silent_between_episodes_is_not_followed_by_the_policy_either() -> None:
     bench = Bench(lambda time_s: asking(0.1, time_s) if time_s < 0.2 else None)
     bench.run(0.6)
+    assert bench.core.takeover_lost, 'though no episode asked for it'
     bench.order()
     bench.run(0.01)
     assert bench.last().reason == LOST and not bench.steps()
