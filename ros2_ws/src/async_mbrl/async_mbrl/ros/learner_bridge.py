@@ -249,8 +249,9 @@ class LearnerBridge:
                 self._learn()
                 if self._learner.updates and self._save_due():
                     self._save_meanwhile()
-        if self._unsaved or (self._report.state != msg.LearnerStatus.FINISHED
-                             and self._learner.next_transition > 0):
+        if self._known_where() and (self._unsaved or (
+                self._report.state != msg.LearnerStatus.FINISHED
+                and self._learner.next_transition > 0)):
             self._save()
 
     def _check_run(self) -> None:
@@ -279,7 +280,7 @@ class LearnerBridge:
             RuntimeError: it has fewer than were kept since, which nothing was saved of; they have
                 been put aside, and a restart sets it right.
         """
-        if self._joined or not self._kept:
+        if self._known_where():
             return True
         heard_s = time.monotonic() - self._run_heard_s
         if heard_s < SETTLE_S:
@@ -300,6 +301,14 @@ class LearnerBridge:
                                f'{lost}; they are put aside, and asked for again after a restart')
         self._joined = True
         return True
+
+    def _known_where(self) -> bool:
+        """Whether what is kept is known to be of the run.
+
+        No checkpoint is written before: it would name transitions that the run may not have, and
+        nothing was learned that is not in the one before.
+        """
+        return self._joined or not self._kept
 
     def _complete(self) -> bool:
         """Whether all transitions of the run were taken."""
@@ -396,6 +405,9 @@ class LearnerBridge:
             return
         if not self._learner.updates:
             self._save_result = False, 'nothing has been learned yet'
+            return
+        if not self._known_where():
+            self._save_result = False, 'nothing has been learned since the start'
             return
         self._save_meanwhile()
         self._save_result = (False, self._unsaved) if self._unsaved else (

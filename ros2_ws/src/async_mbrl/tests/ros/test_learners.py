@@ -35,6 +35,7 @@ from async_mbrl.core.schedule import TURNS_METRIC
 from async_mbrl.datasets.columns import Source, columns_of
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import DatasetWriter
+from async_mbrl.learning.checkpoint import recorded_count, recorded_hash
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
@@ -327,6 +328,26 @@ def test_what_a_killed_learner_had_taken_is_on_disk_unless_the_journal_lost_it(
                  and script.statuses['model_learner'].transitions_recovered == 40,
                  'does not ask again')
     assert script.statuses['model_learner'].next_transition == 40
+
+
+def test_a_stop_before_the_run_is_heard_leaves_the_checkpoint_as_it_was(script: Script) -> None:
+    folder = RunFolder(script.folder).learner('model_learner')
+    before = ModelLearner(ModelConfig(members=2, hidden=(16, 16)), script.task, seed=0)
+    before.restore(folder)
+    before.take(script.plant.explore(2))
+    assert before.step()
+    before.save(folder)
+    before.take(script.plant.explore(1))    # these the journal may have lost
+    before.close()
+    saved = recorded_hash(folder)
+    learner = script.start('model_learner')
+    script.until(lambda: 'model_learner' in script.statuses
+                 and script.statuses['model_learner'].next_transition == 45, 'does not start')
+    answer = script.ask(Trigger, 'model_learner/save', Trigger.Request())
+    assert not answer.success and 'since the start' in answer.message
+    learner.send_signal(signal.SIGINT)
+    assert learner.wait(30) == 0
+    assert recorded_hash(folder) == saved and recorded_count(folder, 'next_transition') == 30
 
 
 def test_learner_keeps_to_the_run_that_it_heard_first(script: Script) -> None:
