@@ -38,10 +38,11 @@ class Experience:
                 there are both kinds; negative to draw evenly from all transitions of both.
         """
         old_count, new_count = self.counts(count, offline_share)
+        # First, as none at all may be asked for of a buffer that is empty yet.
+        if self.offline is not None and not new_count:
+            return self.offline.samples(self._rows(self.offline, count))
         if self.offline is None or not old_count:
             return self.buffer.samples(self._rows(self.buffer, count))
-        if not new_count:
-            return self.offline.samples(self._rows(self.offline, count))
         if old_count < 0:
             rows = torch.randint(len(self), (count,), generator=self.generator)
             old = rows < len(self.offline)

@@ -325,6 +325,16 @@ def test_mbpo_draws_its_real_share_and_its_branches_from_both(
     assert len(policy.algorithm.imagined) >= 400 * 2
 
 
+def test_mbpo_may_learn_from_what_is_imagined_alone() -> None:
+    improvement = MbpoConfig(batch=16, real_share=0.0, rollouts=20, critic_hidden=(8,))
+    policy = policy_learner(improvement, SQUASHED)
+    for _ in pretraining(policy, model_learner(offline=None)).run(2, 5):
+        pass
+    assert policy.offline_updates == 2
+    policy.take(transitions_of(4))
+    assert policy.step()
+
+
 def test_imagined_rollouts_start_where_episodes_of_both_did() -> None:
     class Still:
         members = 2
