@@ -121,7 +121,8 @@ class LearnerBridge:
         self._unsaved = ''
 
         first = learner.restore(files.folder)
-        self._kept = learner.kept
+        # What a checkpoint has learned from counts as well: its ring may have been put aside.
+        self._kept = max(learner.kept, recorded_count(files.folder, 'next_transition'))
         self._log_checkpoint('restored')
         if learner.trouble:
             node.get_logger().error(learner.trouble)
@@ -292,11 +293,12 @@ class LearnerBridge:
                 return False
             lost = f'but the journal of the run holds only {held}, as after a loss of power'
             learned = recorded_count(self._files.folder, 'next_transition')
+            # In any case: without its index a learner would go on with what is kept.
+            self._learner.discard()
             if learned > held:
                 raise SurplusError(
                     f'{self._files.folder} has learned from {learned} transitions, {lost}; remove '
                     'its checkpoint.json to learn anew from the journal')
-            self._learner.discard()
             raise RuntimeError(f'{self._files.folder} has kept {self._kept} transitions, '
                                f'{lost}; they are put aside, and asked for again after a restart')
         self._joined = True

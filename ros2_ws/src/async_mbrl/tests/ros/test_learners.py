@@ -254,7 +254,8 @@ def test_learner_goes_on_after_a_signal_and_after_being_killed(script: Script) -
     learner = script.start('model_learner')
     script.until(lambda: script.statuses['model_learner'].version.incarnation == 2,
                  'did not start again')
-    script.until(lambda: script.statuses['model_learner'].next_transition == 60,
+    script.until(lambda: script.statuses['model_learner'].next_transition == 60
+                 and script.statuses['model_learner'].state == msg.LearnerStatus.LEARNING,
                  'did not catch up')
     again = script.statuses['model_learner']
     assert again.updates >= saved.updates
@@ -264,16 +265,28 @@ def test_learner_goes_on_after_a_signal_and_after_being_killed(script: Script) -
     assert checkpoint_lines(learner, 'restored') == [saved_as]
 
     # The journal was cut: numbers that the learner has would be given out again.
-    kept, script.kept = script.kept, script.kept[:50]
+    script.kept = script.kept[:50]
     script.tell(msg.RunStatus.WAITING)
-    refused = script.start('model_learner')
-    assert refused.wait(60) == 2
-    error = refused.stderr.read()
-    assert 'has learned from 60 transitions' in error and 'holds only 50' in error
-    assert 'Traceback' not in error
-    script.kept = kept
-
     index = RunFolder(script.folder).learner('model_learner')
+    for _ in range(2):      # also once the ring is put aside
+        refused = script.start('model_learner')
+        assert refused.wait(60) == 2
+        error = refused.stderr.read()
+        assert 'has learned from 60 transitions' in error and 'holds only 50' in error
+        assert 'Traceback' not in error
+        script.processes.remove(refused)
+        assert (index / 'transitions.ring.damaged').exists()
+
+    # The remedy: it learns anew from what the journal has.
+    (index / 'checkpoint.json').unlink()
+    learner = script.start('model_learner')
+    script.tell(msg.RunStatus.LEARNING)
+    script.until(lambda: script.statuses['model_learner'].version.incarnation == 5
+                 and script.statuses['model_learner'].next_transition == 50
+                 and script.statuses['model_learner'].updates > 0, 'does not learn anew')
+    learner.send_signal(signal.SIGINT)
+    assert learner.wait(30) == 0
+
     file = next(index.glob('checkpoint-*.safetensors'))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
