@@ -321,7 +321,9 @@ class ModelLearner(Worker):
         """Judge each member by its validation data and stop those that no longer gain."""
         assert self._split is not None and self._stopping is not None
         rows, weights = self._split.validation_rows()
-        if not rows.shape[1]:       # the first transitions of the run are all learned from
+        # At first a member may have nothing to be judged by, or next to nothing: beside offline
+        # data learning begins with the first transition of the robot.
+        if len(self.buffer) < self._config.minimum_transitions or not (weights > 0).any(1).all():
             return
         loss = (self.dynamics.errors(*self.buffer.batch(rows)) * weights).sum(1)
         self._stopping.epoch(loss.numpy().astype(float))

@@ -178,6 +178,21 @@ def test_a_pretrained_model_predicts_at_once_and_goes_on_with_the_robot(
     assert held_out_error(learner) < 2.0 * before
 
 
+def test_no_member_is_judged_by_a_few_transitions_of_the_robot() -> None:
+    learner = model_learner(STOPPING)
+    learner.learn_offline()
+    learner.take(transitions_of(2)[:STOPPING.minimum_transitions - 1])
+    learner._split._validation[1] = False
+    for _ in range(100):
+        assert learner.step()
+    assert learner._stopping.active.all() and 'holdout_loss' not in learner.metrics()
+    learner.take(transitions_of(2)[STOPPING.minimum_transitions - 1:])
+    learner._split._validation[1] = False       # enough data, but the second member has none
+    for _ in range(100):
+        assert learner.step()
+    assert learner._stopping.active.all()
+
+
 def test_what_the_run_does_is_counted_by_what_the_robot_did() -> None:
     learner = model_learner(dataclasses.replace(MODEL, minimum_transitions=50,
                                                 max_updates_per_transition=2.0))
