@@ -180,9 +180,12 @@ class PolicyLearner(Worker):
 
     def _keep_up(self) -> None:
         """Do what the newest transitions in the buffer ask for."""
+        self._expect_statistics()
+        self._take_over()
+
+    def _expect_statistics(self) -> None:
         if not (self.offline_transitions or self.begun_from_another):
             self._next_statistics = self._statistics.due(self.buffer) or self._next_statistics
-        self._take_over()
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
         """Take a model; one that is not newer is ignored.
@@ -273,7 +276,10 @@ class PolicyLearner(Worker):
             self._load(folder, tensors, about)
         # The episode that acts next is known when a transition is taken, not from these.
         if self._take_back(transitions or folder, tensors, about):
-            self._keep_up()
+            self._expect_statistics()
+            # A policy that has learned goes on to act as it did: only an update changes it.
+            if not self.updates:
+                self._take_over()
         return self.buffer.next_number
 
     def _load(self, folder: Path, tensors: Mapping[str, torch.Tensor],

@@ -81,6 +81,34 @@ def test_weights_optimiser_buffer_and_counters_are_the_same_by_hash(
     assert recorded_hash(tmp_path / 'lived') == recorded_hash(tmp_path / 'resumed') != saved
 
 
+def test_a_restored_policy_acts_as_it_did_until_an_update(tmp_path: Path) -> None:
+    plant = learning_rig.Plant(TASK)
+    data = plant.explore(8)
+    teacher = model_learner(0)
+    teacher.take(data)
+    teacher.step()
+    make = policy_learner(MePpoConfig(rollouts=10, horizon=5, value_hidden=(16,)))
+    first = make(1)
+    first.restore(tmp_path)
+    first.take(data[:60])
+    first.take_snapshot(teacher.snapshot())
+    assert first.step()
+    while first._stages is not None:
+        first.step()
+    before = first.snapshot()
+    first.save(tmp_path)
+    first.take(data[60:])
+    first.close()
+    again = make(2)
+    assert again.restore(tmp_path) == 120
+    for name, value in again.snapshot().tensors.items():
+        assert (before.tensors[name] == value).all(), name
+    updates = again.updates
+    while again.updates == updates:
+        again.step()
+    assert (again.algorithm.policy.state_mean == again.buffer.states.mean(0)).all()
+
+
 def test_hash_of_no_checkpoint_is_empty(tmp_path: Path) -> None:
     assert recorded_hash(tmp_path) == ''
 
