@@ -116,6 +116,9 @@ class ReplayFile:
             return None
         try:
             _lock(file, path)
+            # Another one may have put a file in its place before it was locked.
+            if not path.exists() or not os.path.samestat(os.fstat(file), path.stat()):
+                raise _in_use(path)
             _check_description(file, path, sizes, about)
         except BaseException:
             os.close(file)
@@ -131,7 +134,7 @@ class ReplayFile:
     @staticmethod
     def create(path: Path, sizes: Sizes, about: Mapping[str, Any],
                content: Tables | None = None) -> ReplayFile:
-        """Make a file; one that stands there is replaced once the new one is complete.
+        """Make a file; with content it replaces one that stands there once it is complete.
 
         Args:
             path: of the file; its folder is made if it does not exist.
@@ -140,6 +143,7 @@ class ReplayFile:
             content: what is copied into it, of the same sizes; None for nothing.
 
         Raises:
+            CheckpointError: another process has made the same file, empty, meanwhile.
             OSError: the disk does not take it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,10 +165,17 @@ class ReplayFile:
                 if content is not None:
                     made._copy(content)
                 made.flush()
-                os.replace(name, path)
+                if content is None:     # two that begin at the same time must not both succeed
+                    os.link(name, path)
+                    os.unlink(name)
+                else:
+                    os.replace(name, path)
             except BaseException:
                 made.close()
                 raise
+        except FileExistsError:
+            os.unlink(name)
+            raise _in_use(path) from None
         except BaseException:
             os.unlink(name)
             raise
@@ -326,9 +337,13 @@ def _check_description(file: int, path: Path, sizes: Sizes, about: Mapping[str, 
 def _lock(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise CheckpointError(f'{path}: another process is using it; stop that one or choose '
-                              'another run folder') from None
+    except BlockingIOError:
+        raise _in_use(path) from None
+
+
+def _in_use(path: Path) -> CheckpointError:
+    return CheckpointError(f'{path}: another process is using it; stop that one or choose another '
+                           'run folder')
 
 
 def _let_go(file: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -172,6 +173,41 @@ def test_only_one_at_a_time_and_only_what_it_belongs_to(tmp_path: Path) -> None:
         living_in(tmp_path, 60)
     with pytest.raises(CheckpointError, match="task is 'numbered', expected 'other'"):
         TransitionBuffer(50, *SIZES).live_in(tmp_path, {'task': 'other'})
+    assert_holds(living_in(tmp_path, 50), 50, 5)
+
+
+def test_of_two_that_begin_together_one_succeeds(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, sizes = tmp_path / NAME, Sizes(50, *SIZES)
+    first = ReplayFile.create(path, sizes, ABOUT)       # after the second one found no file
+    with pytest.raises(CheckpointError, match='another process is using it'):
+        ReplayFile.create(path, sizes, ABOUT)
+    assert [each.name for each in tmp_path.iterdir()] == [NAME]
+    first.close()
+
+    in_memory(50, 5).save_in(tmp_path / 'other', ABOUT)
+
+    def replaced(file: int, path: Path) -> None:
+        os.replace(tmp_path / 'other' / NAME, path)
+
+    monkeypatch.setattr(replay_file, '_lock', replaced)
+    with pytest.raises(CheckpointError, match='another process is using it'):
+        ReplayFile.open(path, sizes, ABOUT)
+
+
+def test_a_disk_that_cannot_lock_is_no_other_process(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(37, 'No locks available')
+
+    buffer = TransitionBuffer(50, *SIZES)
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, 'flock', refused)
+        assert 'No locks available; transitions are kept in memory' in (
+            buffer.live_in(tmp_path, ABOUT))
+    buffer.append(TRANSITIONS[:5])
+    buffer.save_in(tmp_path, ABOUT)
+    buffer.close()
     assert_holds(living_in(tmp_path, 50), 50, 5)
 
 
