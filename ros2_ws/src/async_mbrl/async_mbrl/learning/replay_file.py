@@ -24,11 +24,12 @@ meanwhile; a lock sees to that. At a loss of power the disk may hold any mixture
 checks are for: one a transition, all verified when the file is opened.
 
 Room is taken from the disk before it is used, twice as much each time, and refused with an error;
-a mapped page for which the disk has no room would end the process.
+a mapped page for which the disk has no room would end the process. Some room is left to others.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import mmap
@@ -61,7 +62,14 @@ MAGIC = b'AMBRLT01'
 STAGED = 128
 """Transitions that the stage has room for."""
 
+RESERVE_BYTES = 64 * 1024**2
+RESERVE_SHARE = 0.01
+"""The lesser of so many bytes and this share of the disk is left to others: above all to the
+journal, without which the run ends."""
+
 _PAGE = 4096
+_BLOCK = 512
+"""Bytes in which the system counts the room that a file has taken."""
 _HEAD = struct.Struct('<8sII')
 _KINDS: tuple[np.dtype[Any], ...] = tuple(np.dtype(kind) for kind in ('<f4', '<f4', '<i8', '<u8'))
 """Of the tables: rows, facts, versions, checks."""
@@ -232,12 +240,27 @@ class ReplayFile:
         room = self._room or min(FIRST_ROWS, self._capacity)
         while room < needed:
             room = min(self._capacity, 2 * room)
+        self._leave_reserve(self._begin + sum(
+            room * width * kind.itemsize
+            for kind, width in zip(_KINDS, self._widths, strict=True)))
         os.posix_fallocate(self._file, 2 * _PAGE, self._begin - 2 * _PAGE)
         begin = self._begin
         for kind, width in zip(_KINDS, self._widths, strict=True):
             os.posix_fallocate(self._file, begin, room * width * kind.itemsize)
             begin += _pages(self._capacity * width * kind.itemsize)
         self._room = room
+
+    def _leave_reserve(self, size: int) -> None:
+        """Make sure that the disk has more room than the file needs to take so many bytes.
+
+        Raises:
+            OSError: it has not; nothing was taken.
+        """
+        more = size - os.fstat(self._file).st_blocks * _BLOCK
+        disk = os.fstatvfs(self._file)
+        reserve = min(RESERVE_BYTES, int(RESERVE_SHARE * disk.f_blocks * disk.f_frsize))
+        if 0 < more > disk.f_bavail * disk.f_frsize - reserve:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def _put_in_stage(self, first: int, block: Block, checks: np.ndarray) -> None:
         for there, here in places(first, block.length, STAGED):

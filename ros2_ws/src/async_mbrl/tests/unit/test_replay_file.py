@@ -337,6 +337,29 @@ def test_a_full_disk_leaves_it_in_memory_until_there_is_room(
     assert_holds(living_in(tmp_path, 300), 300, 400)
 
 
+def test_the_last_room_of_a_disk_is_left_to_the_journal(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_file, 'FIRST_ROWS', 64)
+    buffer = living_in(tmp_path, 100_000)
+    buffer.append(TRANSITIONS[:60])
+    taken = (tmp_path / NAME).stat().st_blocks
+    real = os.statvfs(tmp_path)
+
+    def nearly_full(_: int) -> os.statvfs_result:
+        disk = list(real)
+        disk[0:5] = 4096, 4096, 1_000_000, 10_000, 10_000   # 39 MiB of 3.8 GiB
+        return os.statvfs_result(disk)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'fstatvfs', nearly_full)
+        buffer.append(TRANSITIONS[60:150])
+        assert (tmp_path / NAME).stat().st_blocks == taken
+        with pytest.raises(OSError, match='No space'):
+            buffer.save_in(tmp_path, ABOUT)
+        assert_holds(living_in(tmp_path, 100_000), 100_000, 60)     # it has its room already
+    assert_holds(buffer, 100_000, 150)
+
+
 def test_every_damage_to_a_word_changes_the_check() -> None:
     rng = np.random.default_rng(0)
     block = Block(rng.normal(size=(40, 8)).astype(np.float32),
