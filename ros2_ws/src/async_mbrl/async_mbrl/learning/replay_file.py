@@ -127,6 +127,7 @@ class ReplayFile:
             # Another one may have put a file in its place before it was locked.
             if not path.exists() or not os.path.samestat(os.fstat(file), path.stat()):
                 raise _in_use(path)
+            _remove_leftovers(path)
             _check_description(file, path, sizes, about)
         except BaseException:
             os.close(file)
@@ -187,6 +188,7 @@ class ReplayFile:
         except BaseException:
             os.unlink(name)
             raise
+        _remove_leftovers(path)
         return made
 
     def write(self, block: Block) -> None:
@@ -362,6 +364,22 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise _in_use(path) from None
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove files that processes which were killed have not completed; who makes one, locks it."""
+    for left in path.parent.glob(f'.{path.name}.*'):
+        try:
+            file = os.open(left, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:       # completed at this moment
+            continue
+        try:
+            _lock(file, left)
+            left.unlink(missing_ok=True)
+        except CheckpointError:
+            pass
+        finally:
+            os.close(file)
 
 
 def _in_use(path: Path) -> CheckpointError:

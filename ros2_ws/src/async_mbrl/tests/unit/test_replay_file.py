@@ -195,6 +195,16 @@ def test_of_two_that_begin_together_one_succeeds(
         ReplayFile.open(path, sizes, ABOUT)
 
 
+def test_what_a_killed_process_did_not_complete_is_removed(tmp_path: Path) -> None:
+    left, used = (tmp_path / f'.{NAME}.{name}' for name in ('left', 'used'))
+    with used.open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for _ in range(2):      # as a file is made, and as it is opened
+            left.write_bytes(bytes(100))
+            living_in(tmp_path, 50).close()
+            assert not left.exists() and used.exists()
+
+
 def test_a_disk_that_cannot_lock_is_no_other_process(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any) -> None:
