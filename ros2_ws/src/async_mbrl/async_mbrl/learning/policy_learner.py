@@ -172,11 +172,14 @@ class PolicyLearner(Worker):
         self.buffer.append(transitions)
         if self.behind or not self._new(transitions):
             return
-        newest = transitions[-1]
+        self.follow(transitions[-1])
+        self._keep_up()
+
+    def follow(self, newest: Transition) -> None:
+        """Act from now on as it is to be after a transition that is kept, the newest one."""
         if isinstance(self.algorithm, ActsByEpisode):
             self.algorithm.expect_episode(
                 newest.episode + (newest.terminated or newest.truncated))
-        self._keep_up()
 
     def _keep_up(self) -> None:
         """Do what the newest transitions in the buffer ask for."""

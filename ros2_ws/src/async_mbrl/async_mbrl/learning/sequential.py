@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -20,6 +20,15 @@ from async_mbrl.learning.learner import Learner
 _SLOTS = ('a', 'b')
 _EPOCH_TOLERANCE = 1e-6
 """Passes over the data are counted in fractions, whose sums are not exact."""
+
+
+@runtime_checkable
+class ByEpisode(Protocol):
+    """A learner whose policy may depend on the episode."""
+
+    def follow(self, newest: Transition) -> None:
+        """Act from now on as it is to be after a transition that is kept, the newest one."""
+        ...
 
 
 class SequentialLearner:
@@ -102,8 +111,12 @@ class SequentialLearner:
         """Take transitions in the order of their numbers, the first being the next one."""
         # After a restart the learners may have more on disk than the turns have been counted of,
         # or less, if a file was damaged.
+        kept = self._policy.next_transition
         for learner in self._learners().values():
             learner.take([each for each in transitions if each.number >= learner.next_transition])
+        # Which episode it is, is not on disk.
+        if transitions and transitions[-1].number < kept and isinstance(self._policy, ByEpisode):
+            self._policy.follow(transitions[-1])
         new = [each for each in transitions if each.number >= self._taken]
         self._taken += len(new)
         ended = sum(transition.terminated or transition.truncated for transition in new)

@@ -21,7 +21,7 @@ from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.sequential import SequentialLearner
-from async_mbrl.learning.settings import MePpoConfig
+from async_mbrl.learning.settings import MbMpoConfig, MePpoConfig
 
 TASK = learning_rig.make_task()
 
@@ -228,6 +228,30 @@ def test_restart_anywhere_in_a_turn_changes_nothing_of_what_is_learned(tmp_path:
     assert lived.turns == again.turns == 2
     assert lived.metrics() == again.metrics()
     assert tensors(lived) == tensors(again)
+
+
+def test_after_a_restart_the_policy_of_the_episode_acts(tmp_path: Path) -> None:
+    def make_adapted() -> SequentialLearner:
+        learner = real(schedule=ScheduleConfig('sync', rollouts=50))
+        learner._policy = PolicyLearner(
+            MbMpoConfig(rollouts=5, horizon=5, tasks=4, act_with='adapted'),
+            ModelConfig(members=2, hidden=(16,), batch=8),
+            PolicyNetworkConfig((8,), 'tanh', 'clip'),
+            ExplorationConfig(), TASK, seed=3)
+        return learner
+
+    data = learning_rig.Plant(TASK).explore(3)
+    killed = make_adapted()
+    killed.restore(tmp_path)
+    killed.take(data[:15])
+    killed.save(tmp_path)
+    killed.take(data[15:])
+    expected = killed.snapshot().extra
+    killed.close()
+    again = make_adapted()
+    assert again.restore(tmp_path) == 15
+    again.take(data[15:])       # sent again, but kept already
+    assert again.snapshot().extra == expected == {'act_with': 'adapted', 'adapted_to_task': 3}
 
 
 def test_checkpoint_stands_until_the_next_is_whole(tmp_path: Path,
