@@ -20,6 +20,7 @@ from async_mbrl.learning.adam import Adam
 from async_mbrl.learning.buffer import Samples
 from async_mbrl.learning.curiosity import make_curiosity
 from async_mbrl.learning.experience import Experience
+from async_mbrl.learning.from_experience import FromExperience
 from async_mbrl.learning.gaussian import log_density
 from async_mbrl.learning.policy import HALF_LOG_TWO_PI, Policy
 from async_mbrl.learning.product import choose_numbers
@@ -28,7 +29,7 @@ from async_mbrl.learning.settings import AwacConfig
 from async_mbrl.learning.soft_actor_critic import CRITICS, Critics
 
 
-class Awac(nn.Module):
+class Awac(FromExperience, nn.Module):
     """Policy, critics and how one update changes them."""
 
     def __init__(self, config: AwacConfig, network: PolicyNetworkConfig, task: Any,
@@ -67,10 +68,8 @@ class Awac(nn.Module):
 
     def optimizers(self) -> dict[str, Adam]:
         """Optimisers by name, for a checkpoint."""
-        optimizers = {'critics': self._critic_optimizer, 'policy': self._policy_optimizer}
-        if self.curiosity is not None:
-            optimizers['curiosity'] = self.curiosity.optimizer
-        return optimizers
+        return self.with_curiosity({'critics': self._critic_optimizer,
+                                    'policy': self._policy_optimizer})
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update.
@@ -79,16 +78,12 @@ class Awac(nn.Module):
         batch. ``clipped_share``: share of the weights that are the greatest one allowed.
         ``log_likelihood``: log density of the actions in the data, their mean, nat.
         """
-        curious = {} if self.curiosity is None else self.curiosity.scalars
-        return {**self._scalars, **self.sampling.metrics(), **curious}
+        return {**self._scalars, **self.scalars_around()}
 
     def update(self, experience: Experience) -> None:
         """Improve policy and critics once."""
-        drawn = self.sampling.draw(experience, self.config.batch, self.config.offline_share)
-        samples = drawn.samples
-        if self.curiosity is not None:
-            samples = self.curiosity.reward(samples, self.policy)
-        self.sampling.learned(drawn, self.improve(samples, experience.generator, drawn.weights))
+        self.learn_from(experience, self.config.batch, self.config.offline_share, self.policy,
+                        self.improve)
 
     def improve(self, samples: Samples, generator: torch.Generator,
                 importance: torch.Tensor | None = None) -> torch.Tensor:

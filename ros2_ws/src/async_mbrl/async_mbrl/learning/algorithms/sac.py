@@ -15,13 +15,14 @@ from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.learning.adam import Adam
 from async_mbrl.learning.curiosity import make_curiosity
 from async_mbrl.learning.experience import EVENLY, Experience
+from async_mbrl.learning.from_experience import FromExperience
 from async_mbrl.learning.policy import Policy
 from async_mbrl.learning.sampling import make_sampling
 from async_mbrl.learning.settings import SacConfig
 from async_mbrl.learning.soft_actor_critic import SoftActorCritic
 
 
-class Sac(nn.Module):
+class Sac(FromExperience, nn.Module):
     """Policy, critics, temperature and how one update changes them."""
 
     def __init__(self, config: SacConfig, network: PolicyNetworkConfig, task: Any,
@@ -55,20 +56,13 @@ class Sac(nn.Module):
 
     def optimizers(self) -> dict[str, Adam]:
         """Optimisers by name, for a checkpoint."""
-        if self.curiosity is None:
-            return self.actor_critic.optimizers
-        return {**self.actor_critic.optimizers, 'curiosity': self.curiosity.optimizer}
+        return self.with_curiosity(self.actor_critic.optimizers)
 
     def update(self, experience: Experience) -> None:
         """Improve the policy once."""
-        drawn = self.sampling.draw(experience, self.config.batch, EVENLY)
-        samples = drawn.samples
-        if self.curiosity is not None:
-            samples = self.curiosity.reward(samples, self.policy)
-        self.sampling.learned(drawn, self.actor_critic.improve(samples, experience.generator,
-                                                               drawn.weights))
+        self.learn_from(experience, self.config.batch, EVENLY, self.policy,
+                        self.actor_critic.improve)
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
-        curious = {} if self.curiosity is None else self.curiosity.scalars
-        return {**self.actor_critic.scalars, **self.sampling.metrics(), **curious}
+        return {**self.actor_critic.scalars, **self.scalars_around()}
