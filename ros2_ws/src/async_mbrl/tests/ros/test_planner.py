@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
+import intake_rig
 import numpy as np
 import pytest
 from async_mbrl_interfaces import msg
@@ -19,31 +19,12 @@ ACTIONS = np.array([[0.1, -0.2], [0.3, 1.0], [-1.0, 0.0]], np.float32)
 PLAN = Plan(7, 5, 11, ACTIONS)
 
 
-class Stand:
-    """Stands in for the node and the control loop: keeps what was said and handed over."""
+class Stand(intake_rig.Stand):
+    """Keeps the plans that were handed over, too."""
 
     def __init__(self) -> None:
-        self.names = ['planner']
-        self.said: list[str] = []
+        super().__init__('planned_actions', 'planner')
         self.plans: list[Plan] = []
-        self.topic_name = 'planned_actions'
-
-    def create_subscription(self, _type: type, _topic: str, callback: Any, *_: Any,
-                            **_more: Any) -> Stand:
-        self.receive = callback
-        return self
-
-    def get_namespace(self) -> str:
-        return '/'
-
-    def get_publishers_info_by_topic(self, _topic: str) -> list[Any]:
-        return [types.SimpleNamespace(node_name=name, node_namespace='/') for name in self.names]
-
-    def get_logger(self) -> Stand:
-        return self
-
-    def warning(self, text: str, **_more: Any) -> None:
-        self.said.append(text)
 
     def put_plan(self, plan: Plan) -> None:
         self.plans.append(plan)

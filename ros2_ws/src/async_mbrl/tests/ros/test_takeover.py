@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import types
 from typing import Any
 
+import intake_rig
 import numpy as np
 import pytest
 from async_mbrl_interfaces import msg
@@ -18,35 +18,14 @@ from async_mbrl.ros.takeover_intake import TakeoverIntake, takeover_to_message
 ACTION = np.array([0.5, -1.0], np.float32)
 
 
-class Stand:
-    """Stands in for the node and the control loop: keeps what was said and handed over."""
+class Stand(intake_rig.Stand):
+    """Keeps the takeovers that were handed over, too."""
 
     def __init__(self) -> None:
-        self.names = ['teleop']
-        self.said: list[str] = []
+        super().__init__('takeover', 'teleop')
         self.taken: list[Takeover] = []
         self.held = 0
         self.counts = {'takeovers_ignored': 0, 'takeover_steps': 3, 'takeover_lost': 0}
-        self.topic_name = 'takeover'
-
-    def create_subscription(self, _type: type, _topic: str, callback: Any, *_: Any,
-                            **_more: Any) -> Stand:
-        self.receive = callback
-        return self
-
-    def get_namespace(self) -> str:
-        return '/'
-
-    def get_publishers_info_by_topic(self, _topic: str) -> list[Any]:
-        return [types.SimpleNamespace(node_name=name, node_namespace='/') for name in self.names]
-
-    def get_logger(self) -> Stand:
-        return self
-
-    def info(self, text: str, **_more: Any) -> None:
-        self.said.append(text)
-
-    warning = info
 
     def put_takeover(self, takeover: Takeover) -> None:
         if takeover.received_s == -math.inf:
