@@ -23,15 +23,15 @@ GOALS = 50
 GOALS_SEED = 77
 
 
-def settings(algorithm: str, seed: int, dataset: Path | None = None,
-             *changes: str) -> EmulationSettings:
-    """Give the settings of an algorithm on the demo arm.
+def settings(algorithm: str, seed: int, dataset: Path | None = None, *changes: str,
+             body: str | None = None) -> EmulationSettings:
+    """Give the settings of an algorithm on the demo arm, or on a benchmark body.
 
     Where they limit the updates of the policy for each transition, it gets as many.
     """
     composition = compose(RunRequest(
         algorithm=algorithm, seed=seed, dataset=None if dataset is None else str(dataset),
-        set=changes), share_folder(), RESULTS)
+        robot=body, task=body, set=changes), share_folder(), RESULTS)
     found = settings_of(composition)
     most = composition.improvement.max_updates_per_transition
     rate = {'policy_updates_per_transition': most} if most else {}
