@@ -13,8 +13,8 @@ from dataclasses import dataclass
 ALGORITHMS = ('me_trpo', 'me_ppo', 'mb_mpo')
 SEEDS = (1, 2)
 BEST = {'half_cheetah': 'mbpo', 'hopper': 'me_trpo'}
-"""What does best on a body in the time of its row; on the hopper, at 125 Hz, mbpo gets only one or
-two updates for each transition, and is at half of what me_trpo has after five minutes."""
+"""What does best on a body in the time of its row. The hopper acts at 125 Hz, so that mbpo has time
+for one or two updates for each transition only, and is behind me_trpo after five minutes."""
 REAL_OVERHEAD_S = 90.0
 """Wall time of a run on the real clock besides collecting: start, end, report."""
 
