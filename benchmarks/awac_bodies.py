@@ -187,6 +187,11 @@ def learn_there(python: Path, chosen: EmulationSettings, buffer: TransitionBuffe
             'hidden': list(NETWORK.hidden)})], check=True)
         with np.load(weights) as found:
             policy.load_tensors({**policy.tensors(), **found})
+            acted = torch.from_numpy(found['acted'])
+    with torch.no_grad():
+        torch.testing.assert_close(     # it is that policy which is judged
+            policy.mean(policy.features(samples.observation[:len(acted)])), acted, atol=1e-4,
+            rtol=1e-3)
     return Snapshot(kind='policy', version=snapshots.Version(1, 1),
                     architecture=policy.architecture, tensors=policy.tensors())
 

@@ -2,7 +2,8 @@
 
 Its only argument is JSON: {'data': file of arrays 'observation', 'action', 'reward', 'terminated'
 and 'ended', 'weights': file to write, 'seed': 0, 'steps': 10000, 'hidden': [256, 256]}. What is
-written are the layers of the policy, the last one being that of the mean before it is squashed.
+written are the layers of the policy, the last one being that of the mean before it is squashed,
+and 'acted': what it does in the first 'observation's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import d3rlpy
 import numpy as np
 import torch
 from torch import nn
+
+TOLD = 100
+"""States whose actions are told."""
 
 
 def main() -> None:
@@ -37,9 +41,10 @@ def main() -> None:
     policy = awac.impl.policy
     linear = [*(layer for layer in policy._encoder.modules() if isinstance(layer, nn.Linear)),
               policy._mu]
-    np.savez(asked['weights'], **{
-        f'layer{index}.{name}': getattr(layer, name).detach().numpy()
-        for index, layer in enumerate(linear) for name in ('weight', 'bias')})
+    layers = {f'layer{index}.{name}': getattr(layer, name).detach().numpy()
+              for index, layer in enumerate(linear) for name in ('weight', 'bias')}
+    np.savez(asked['weights'], acted=awac.predict(dataset.episodes[0].observations[:TOLD]),
+             **layers)
 
 
 if __name__ == '__main__':

@@ -35,6 +35,8 @@ exit status:
 
 _EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'dataset', 'set')
 """Arguments of a run that also make sense where nothing takes wall time."""
+_COMPOSED = ('task', 'robot', 'algorithm', 'schedule', 'set')
+"""Arguments of a run on which its settings depend."""
 _PRETRAINED = tuple(argument.name for argument in ARGUMENTS
                     if argument.name not in ('schedule', 'init_from', 'takeover'))
 """Arguments of a run that begins without a robot."""
@@ -105,6 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     emulate.add_argument('--output', type=Path, default=None, metavar='FILE',
                          help='JSON file for the learning curve and all other figures')
     emulate.set_defaults(run=_emulate)
+
+    settings = commands.add_parser(
+        'settings', help='list what can be set, with values, ranges and meanings',
+        description='List what --set can change: each setting with the value that a run would '
+        'have, its default and range, and its meaning.')
+    settings.add_argument('pattern', nargs='*', help='only settings whose name or meaning '
+                          'contains one of these, e.g. exploration')
+    settings.add_argument('--where', choices=PLACES, default='sim',
+                          help='where the arm will be (default: sim)')
+    for argument in ARGUMENTS:
+        if argument.name in _COMPOSED:
+            _add(settings, argument)
+    settings.set_defaults(run=_settings)
 
     bench = commands.add_parser(
         'bench', help='run a comparison that takes hours, in pieces',
@@ -275,6 +290,22 @@ def _emulate(options: argparse.Namespace) -> int:
     except EmulationError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name) for name in _COMPOSED if name != 'set'}
+    given.update(where=options.where, set=';'.join(options.set) if options.set else None)
+    from async_mbrl.bringup.compose import compose
+    from async_mbrl.bringup.resources import share_folder
+    from async_mbrl.bringup.settings_list import settings_list
+
+    composition = compose(parse_request(given), share_folder(), Path())
+    lines = list(settings_list(composition, options.pattern))
+    if not lines:
+        raise ConfigError(f'settings: none contains {" or ".join(map(repr, options.pattern))}; '
+                          'without a pattern all are listed')
+    print('\n'.join(lines))
     return 0
 
 

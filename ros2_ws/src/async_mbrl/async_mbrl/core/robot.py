@@ -253,8 +253,8 @@ class ArmConfig(RobotConfig):
     tool_sites: tuple[str, ...] = param('sites of the model that are the tool points, MJCF only',
                                         ())
     tool_link: str = param('link that the tool points are fixed to, where there are no sites', '')
-    tool_points: tuple[float, ...] = param('(points, 3) tool points in the frame of tool_link, m',
-                                           ())
+    tool_points: tuple[float, ...] = param('tool points in the frame of tool_link, three numbers '
+                                           'each, one after the other, m', ())
     base_frame: str = param('tf frame of the base of the arm', 'base_link')
 
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = (
