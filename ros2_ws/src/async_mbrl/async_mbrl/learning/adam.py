@@ -25,7 +25,7 @@ class Adam:
         self.moments = [[torch.zeros_like(parameter, requires_grad=False)
                          for parameter in self.parameters] for _ in range(2)]
         """First and second moment of the gradient of each parameter."""
-        self._steps = [torch.zeros(()) for _ in self.parameters]
+        self._steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[torch.Tensor]) -> None:

@@ -30,10 +30,11 @@ def linear_baseline(features: torch.Tensor, rewards: torch.Tensor,
         (horizon + 1, groups, rollouts), the last one 0: a rollout ends there.
     """
     horizon, groups, rollouts = rewards.shape
-    returns = lambda_returns(rewards, torch.zeros(horizon + 1, groups, rollouts), discount, 1.0)
+    returns = lambda_returns(rewards, rewards.new_zeros(horizon + 1, groups, rollouts),
+                             discount, 1.0)
     bounded = features[:-1].clamp(-FEATURE_BOUND, FEATURE_BOUND).double()
-    time = (torch.arange(horizon, dtype=torch.double) / 100.0)[:, None, None, None]
-    time = time.expand(horizon, groups, rollouts, 1)
+    time = torch.arange(horizon, dtype=torch.double, device=rewards.device) / 100.0
+    time = time[:, None, None, None].expand(horizon, groups, rollouts, 1)
     design = torch.cat([bounded, bounded.square(), time, time.square(), time ** 3,
                         torch.ones_like(time)], -1)
     rows = design.transpose(0, 1).reshape(groups, horizon * rollouts, -1)
@@ -41,7 +42,7 @@ def linear_baseline(features: torch.Tensor, rewards: torch.Tensor,
     moments = rows.transpose(1, 2) @ rows
     moments.diagonal(dim1=1, dim2=2).add_(RIDGE)
     weights = torch.linalg.solve(moments, rows.transpose(1, 2) @ wanted)
-    values = torch.zeros(horizon + 1, groups, rollouts)
+    values = rewards.new_zeros(horizon + 1, groups, rollouts)
     values[:-1] = (rows @ weights).view(groups, horizon, rollouts).transpose(0, 1)
     return values
 

@@ -14,6 +14,7 @@ import torch
 from async_mbrl.core.snapshot import Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.datasets.columns import Columns, Source
+from async_mbrl.learning.device import CPU
 from async_mbrl.learning.replay_file import NAME, ReplayDamaged, ReplayFile, put_aside
 from async_mbrl.learning.replay_tables import FACTS, Block, MemoryTables, Sizes, Tables
 
@@ -58,14 +59,26 @@ class TransitionBuffer:
     the action, and how the episode stands; and the versions of the policies in a third one.
 
     The tables are in memory until a folder is named, see :meth:`live_in`; then in a file there.
+    What is learned from goes from there to a device; rows, and what is known of the course of
+    episodes, are of the host.
     """
 
-    def __init__(self, capacity: int, state_size: int, action_size: int, goal_size: int) -> None:
-        """Make an empty buffer that keeps up to ``capacity`` transitions."""
+    def __init__(self, capacity: int, state_size: int, action_size: int, goal_size: int,
+                 device: torch.device = CPU) -> None:
+        """Make an empty buffer.
+
+        Args:
+            capacity: transitions that it keeps.
+            state_size: numbers of a state.
+            action_size: numbers of an action.
+            goal_size: numbers of a goal.
+            device: where transitions that are asked for by their rows are learned from.
+        """
         self._capacity = capacity
         self._state_size = state_size
         self._action_size = action_size
         self._goal_size = goal_size
+        self._device = device
         self._sizes = Sizes(capacity, state_size, action_size, goal_size)
         self._tables: Tables = MemoryTables(self._sizes)
         self._place: Path | None = None
@@ -282,7 +295,7 @@ class TransitionBuffer:
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Give states, actions and next states of rows (...), each (..., size)."""
-        found = _taken(self._tables.rows, rows)
+        found = _taken(self._tables.rows, rows).to(self._device)
         action = self._state_size + self._action_size
         return (found[..., :self._state_size], found[..., self._state_size:action],
                 found[..., action:])
@@ -290,18 +303,19 @@ class TransitionBuffer:
     def samples(self, rows: torch.Tensor) -> Samples:
         """Give the transitions of rows (...)."""
         state, action, next_state = self.batch(rows)
-        facts = _taken(self._tables.facts, rows)
+        facts = _taken(self._tables.facts, rows).to(self._device)
         goal = facts[..., :self._goal_size]
         return Samples(torch.cat([state, goal], -1), action, torch.cat([next_state, goal], -1),
                        facts[..., self._fact(_REWARD)], facts[..., self._fact(_TERMINATED)])
 
     def requested(self, rows: torch.Tensor) -> torch.Tensor:
         """Give the actions (..., action_size) that the policy asked for."""
-        return self._tables.facts[rows, self._goal_size:self._goal_size + self._action_size]
+        size = self._goal_size
+        return self._tables.facts[rows, size:size + self._action_size].to(self._device)
 
     def log_probability(self, rows: torch.Tensor) -> torch.Tensor:
         """Give the log densities (...) of these, as the controller has reported them, nat."""
-        return self._tables.facts[rows, self._fact(_LOG_PROBABILITY)]
+        return self._tables.facts[rows, self._fact(_LOG_PROBABILITY)].to(self._device)
 
     def by_human(self, rows: torch.Tensor) -> torch.Tensor:
         """Say (...) of rows whether a person has chosen the action, and no policy."""

@@ -38,7 +38,7 @@ def write(folder: Path, identity: Mapping[str, Any], tensors: Mapping[str, torch
     # One entry: the order of several is not fixed, and equal states shall give equal files.
     metadata = {'checkpoint': json.dumps({'identity': dict(identity), 'about': dict(about)},
                                          sort_keys=True)}
-    data = safetensors.torch.save({name: tensor.detach().contiguous()
+    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous()
                                    for name, tensor in tensors.items()}, metadata=metadata)
     digest = hashlib.sha256(data).hexdigest()
     name = f'checkpoint-{digest[:16]}.safetensors'

@@ -49,8 +49,9 @@ class Dynamics(nn.Module, abc.ABC):
 
     def widen(self, statistics: Statistics) -> None:
         """Let imagined states range over the data as well; all else stays as it is."""
-        torch.minimum(self.state_lower, statistics.lower, out=self.state_lower)
-        torch.maximum(self.state_upper, statistics.upper, out=self.state_upper)
+        lower, upper = self.state_lower, self.state_upper
+        torch.minimum(lower, statistics.lower.to(lower.device), out=lower)
+        torch.maximum(upper, statistics.upper.to(upper.device), out=upper)
 
     @abc.abstractmethod
     def errors(self, state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor,
@@ -102,7 +103,7 @@ class Dynamics(nn.Module, abc.ABC):
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Give parameters and statistics by name, as copies."""
-        return {name: value.detach().numpy().copy()
+        return {name: value.detach().cpu().numpy().copy()
                 for name, value in self.state_dict().items()}
 
     def load_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:
@@ -264,9 +265,10 @@ def _ensemble(config: ModelConfig, inputs: int, outputs: int,
               generator: torch.Generator) -> Ensemble:
     sizes = (inputs, *config.hidden, outputs)
     numbers = choose_numbers(config.numbers, config.members, sizes, config.activation,
-                             config.batch)
+                             config.batch, generator.device)
     product = 'batched' if numbers != torch.float32 else choose_product(
-        config.product, config.members, sizes, config.activation, config.batch)
+        config.product, config.members, sizes, config.activation, config.batch,
+        generator.device)
     return Ensemble(config.members, sizes, config.activation, generator, product=product,
                     numbers=numbers)
 

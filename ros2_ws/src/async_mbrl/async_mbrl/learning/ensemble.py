@@ -36,8 +36,8 @@ class Ensemble(nn.Module):
             generator: draws the initial weights.
             output_scale: the weights of the last layer are scaled by it.
             product: ``batched`` or ``onednn`` (see :func:`~.product.choose_product`), or
-                ``members`` (see :func:`~.product.member_perceptrons`); oneDNN's is for 32-bit
-                floats on the CPU, all else is batched then.
+                ``members`` (see :func:`~.product.member_perceptrons`). Both of the latter are for
+                the CPU, oneDNN's for 32-bit floats; all else is batched then.
             numbers: that hidden layers are multiplied in (see :func:`~.product.choose_numbers`).
         """
         super().__init__()
@@ -64,10 +64,10 @@ class Ensemble(nn.Module):
         weights, biases = self._parts
         if members is not None:
             weights, biases = ([each[members] for each in part] for part in self._parts)
-        if self.product == 'members':
+        on_cpu = x.device.type == 'cpu'
+        if self.product == 'members' and on_cpu:
             return member_perceptrons(self._activation, x, weights, biases, self.numbers)
-        if (self.product == 'onednn' and self.numbers == x.dtype == torch.float32
-                and x.device.type == 'cpu'):
+        if self.product == 'onednn' and self.numbers == x.dtype == torch.float32 and on_cpu:
             return onednn_perceptrons(self._activation, x, weights, biases)
         return batched_perceptrons(self._activation, x, weights, biases, self.numbers)
 

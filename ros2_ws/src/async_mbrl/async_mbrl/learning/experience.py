@@ -6,6 +6,7 @@ import torch
 
 from async_mbrl.core.snapshot import Version
 from async_mbrl.learning.buffer import Samples, TransitionBuffer, together
+from async_mbrl.learning.device import Generators
 
 EVENLY = -1.0
 """The share of offline data in a batch that is their share of all transitions."""
@@ -14,11 +15,11 @@ EVENLY = -1.0
 class Experience:
     """Transitions of the robot, offline data beside them, and what is of the newest policy."""
 
-    def __init__(self, buffer: TransitionBuffer, generator: torch.Generator,
+    def __init__(self, buffer: TransitionBuffer, generators: Generators,
                  offline: TransitionBuffer | None = None) -> None:
-        """Learn from a buffer, and from offline data; ``generator`` draws whatever is drawn."""
+        """Learn from a buffer, and from offline data, by what the generators draw."""
         self.buffer = buffer
-        self.generator = generator
+        self.generators = generators
         self.offline = offline
         """Transitions from before the run, if there are any; they count for nothing in it."""
         self.acting_since: Version | None = None
@@ -44,7 +45,7 @@ class Experience:
         if self.offline is None or not old_count:
             return self.buffer.samples(self._rows(self.buffer, count))
         if old_count < 0:
-            rows = torch.randint(len(self), (count,), generator=self.generator)
+            rows = torch.randint(len(self), (count,), generator=self.generators.rows)
             old = rows < len(self.offline)
             return together(self.offline.samples(rows[old]),
                             self.buffer.samples(rows[~old] - len(self.offline)))
@@ -92,4 +93,4 @@ class Experience:
         return len(rows) >= max(1, count) and bool(self.buffer.ended(rows[-1:]))
 
     def _rows(self, buffer: TransitionBuffer, count: int) -> torch.Tensor:
-        return torch.randint(len(buffer), (count,), generator=self.generator)
+        return torch.randint(len(buffer), (count,), generator=self.generators.rows)

@@ -59,7 +59,7 @@ class ParameterNoise:
     """
 
     def __init__(self, config: ExplorationConfig, experience: Experience) -> None:
-        """Adapt to states of the data, with random numbers of their generator."""
+        """Adapt to states of the data, with random numbers of their generators."""
         self._config = config
         self._experience = experience
         self.std = 0.0
@@ -77,7 +77,9 @@ class ParameterNoise:
         if wanted == 0.0 or not len(self._experience):
             return 0.0
         features = policy.features(self._experience.draw(_STATES, EVENLY).observation)
-        noise = [torch.randn(_DRAWS, *parameter.shape, generator=self._experience.generator)
+        generator = self._experience.generators.noise
+        noise = [torch.randn(_DRAWS, *parameter.shape, generator=generator,
+                             device=generator.device)
                  for parameter in policy.network.parameters()]
         mean = policy.mean(features)
         std = self.std or _FIRST_STD

@@ -42,7 +42,7 @@ class FromExperience:
         samples = drawn.samples
         if self.curiosity is not None:
             samples = self.curiosity.reward(samples, policy)
-        self.sampling.learned(drawn, improve(samples, experience.generator, drawn.weights))
+        self.sampling.learned(drawn, improve(samples, experience.generators.noise, drawn.weights))
 
     def with_curiosity(self, optimizers: dict[str, Adam]) -> dict[str, Adam]:
         """Give optimisers by name, that of the curiosity among them if there is one."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from async_mbrl.learning.device import Generators
 from async_mbrl.learning.dynamics import Dynamics
 from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.workload import multiplications
@@ -20,13 +21,13 @@ class Imagination:
     """
 
     def __init__(self, dynamics: Dynamics, task: Any, pool: Pool,
-                 generator: torch.Generator, goal_rng: np.random.Generator) -> None:
+                 generators: Generators, goal_rng: np.random.Generator) -> None:
         """Imagine with a model, from states of a pool, towards goals that the task draws."""
         self._dynamics = dynamics
         self._task = task
         self.pool = pool
         self._goal_rng = goal_rng
-        self.generator = generator
+        self.generators = generators
         self.members = dynamics.members
         self.multiplications = multiplications(dynamics) / dynamics.members
         """In one step of one rollout."""
@@ -43,14 +44,14 @@ class Imagination:
         count = max(1, rollouts // members)
         initial = self.pool.initial_rows
         shape = (members, round(initial_share * count) if len(initial) else 0)
-        rows = torch.randint(len(self.pool), (members, count - shape[1]),
-                             generator=self.generator)
+        generator = self.generators.rows
+        rows = torch.randint(len(self.pool), (members, count - shape[1]), generator=generator)
         if shape[1]:
-            chosen = torch.randint(len(initial), shape, generator=self.generator)
+            chosen = torch.randint(len(initial), shape, generator=generator)
             rows = torch.cat([initial[chosen], rows], 1)
         goals = torch.from_numpy(self._task.sample_goals(self._goal_rng, members * count))
         states, _, _ = self.pool.batch(rows)
-        return torch.cat([states, goals.view(members, count, -1)], -1)
+        return torch.cat([states, goals.view(members, count, -1).to(states.device)], -1)
 
     def advance(self, observation: torch.Tensor, action: torch.Tensor, *,
                 mix_members: bool = False) -> torch.Tensor:
@@ -65,7 +66,9 @@ class Imagination:
         size = self._task.state_size
         state = observation[..., :size]
         if mix_members:
-            order = torch.randperm(state.shape[0] * state.shape[1], generator=self.generator)
+            generator = self.generators.noise
+            order = torch.randperm(state.shape[0] * state.shape[1], generator=generator,
+                                   device=generator.device)
             mixed = self._dynamics.predict(_take(state, order), _take(action, order))
             state = torch.empty_like(mixed).flatten(0, 1).index_copy(
                 0, order, mixed.flatten(0, 1)).view_as(mixed)

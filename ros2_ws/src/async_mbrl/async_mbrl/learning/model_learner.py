@@ -17,6 +17,7 @@ from async_mbrl.learning.adam import Adam
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ModelConfig
+from async_mbrl.learning.device import CPU
 from async_mbrl.learning.dynamics import make_dynamics
 from async_mbrl.learning.early_stopping import EarlyStopping
 from async_mbrl.learning.normalisation import StatisticsRefresh, statistics
@@ -37,7 +38,8 @@ class ModelLearner(Worker):
     early, they are data to learn from for all of them: what judges a member is of this robot.
     """
 
-    def __init__(self, config: ModelConfig, task: Any, *, seed: int, incarnation: int = 1) -> None:
+    def __init__(self, config: ModelConfig, task: Any, *, seed: int, incarnation: int = 1,
+                 device: torch.device = CPU) -> None:
         """Build an ensemble that has learned nothing.
 
         Args:
@@ -45,16 +47,19 @@ class ModelLearner(Worker):
             task: see :mod:`async_mbrl.tasks`.
             seed: of the initial weights and of what is drawn.
             incarnation: which start of this learner it is; part of the versions it gives out.
+            device: where it computes.
         """
-        super().__init__(task, config.capacity, seed, incarnation)
+        super().__init__(task, config.capacity, seed, incarnation, device)
         self._config = config
-        self.dynamics = make_dynamics(config, task, self._generator)
-        self.average, self._before_episode = (
-            make_dynamics(config, task, self._generator).requires_grad_(False) for _ in range(2))
-        self.average.load_state_dict(self.dynamics.state_dict())
-        self._parameters: list[torch.Tensor] = list(self.dynamics.parameters())
-        self._averaged: list[torch.Tensor] = list(self.average.parameters())
-        self._optimizer = Adam(self._parameters, config.learning_rate, config.weight_decay)
+        noise = self._generators.noise
+        with device:
+            self.dynamics = make_dynamics(config, task, noise)
+            self.average, self._before_episode = (
+                make_dynamics(config, task, noise).requires_grad_(False) for _ in range(2))
+            self.average.load_state_dict(self.dynamics.state_dict())
+            self._parameters: list[torch.Tensor] = list(self.dynamics.parameters())
+            self._averaged: list[torch.Tensor] = list(self.average.parameters())
+            self._optimizer = Adam(self._parameters, config.learning_rate, config.weight_decay)
         self._statistics = StatisticsRefresh(config.clamp_margin)
         self._stopping: EarlyStopping | None = None
         self._split: ValidationSplit | None = None
@@ -109,7 +114,7 @@ class ModelLearner(Worker):
         if not count:
             return
         if self._split is not None:
-            self._split.append(self.buffer.next_number - count, count, self._generator)
+            self._split.append(self.buffer.next_number - count, count, self._generators.rows)
         # A member that has stopped learns what new statistics change only after a whole episode.
         described = (self._statistics.due(self.buffer)
                      if self._stopping is None or ended or not self.updates else None)
@@ -278,11 +283,11 @@ class ModelLearner(Worker):
         """Draw rows of the pool (members, batch) to learn from."""
         if self._split is None:
             return self._any_rows(len(self.pool))
-        return self._split.draw(self._config.batch, self._generator, self.pool.offline_rows)
+        return self._split.draw(self._config.batch, self._generators.rows, self.pool.offline_rows)
 
     def _any_rows(self, count: int) -> torch.Tensor:
         return torch.randint(count, (self._config.members, self._config.batch),
-                             generator=self._generator)
+                             generator=self._generators.rows)
 
     def _update(self, pool: Pool, rows: torch.Tensor) -> None:
         """Take one gradient step on rows (members, batch) of a pool, a batch for each member."""
@@ -292,7 +297,8 @@ class ModelLearner(Worker):
             self._optimizer.step(torch.autograd.grad(loss.sum(), self._parameters))
         else:
             members = torch.from_numpy(np.flatnonzero(active))
-            loss = self.dynamics.errors(*pool.batch(rows[members]), members).mean(1)
+            loss = self.dynamics.errors(*pool.batch(rows[members]),
+                                        members.to(self._device)).mean(1)
             self._step_without(~active, torch.autograd.grad(loss.sum(), self._parameters))
         self._training_loss = loss.detach().mean()
 
@@ -309,7 +315,7 @@ class ModelLearner(Worker):
     @torch.no_grad()
     def _step_without(self, stopped: np.ndarray, gradients: Sequence[torch.Tensor]) -> None:
         """Let the optimiser step, but leave stopped members and their moments as they are."""
-        members = torch.from_numpy(np.flatnonzero(stopped))
+        members = torch.from_numpy(np.flatnonzero(stopped)).to(self._device)
         kept = [(tensor, tensor[members].clone())
                 for tensors in (self._parameters, *self._optimizer.moments) for tensor in tensors]
         self._optimizer.step(gradients)
@@ -325,7 +331,8 @@ class ModelLearner(Worker):
         # data learning begins with the first transition of the robot.
         if len(self.buffer) < self._config.minimum_transitions or not (weights > 0).any(1).all():
             return
-        loss = (self.dynamics.errors(*self.buffer.batch(rows)) * weights).sum(1)
+        errors = self.dynamics.errors(*self.buffer.batch(rows))
+        loss = (errors * weights.to(self._device)).sum(1).cpu()
         self._stopping.epoch(loss.numpy().astype(float))
         self._metrics['holdout_loss'] = float(loss.mean())
         self._metrics['active_members'] = float(self._stopping.active.sum())
@@ -346,10 +353,11 @@ class ModelLearner(Worker):
     def _judge_episode(self) -> None:
         members, size = self._config.members, self._task.state_size
         observed = torch.from_numpy(np.stack(
-            [self._episode[0].observation, *(t.next_observation for t in self._episode)]))
+            [self._episode[0].observation, *(t.next_observation for t in self._episode)])
+        ).to(self._device)
         states = observed[:, :size].expand(members, -1, -1)
         actions = torch.from_numpy(np.stack(
-            [t.action_applied for t in self._episode])).expand(members, -1, -1)
+            [t.action_applied for t in self._episode])).to(self._device).expand(members, -1, -1)
         model = self._before_episode
         errors = model.errors(states[:, :-1], actions, states[:, 1:])
         self._metrics['validation_loss'] = float(errors.mean())

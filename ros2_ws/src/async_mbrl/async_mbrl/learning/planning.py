@@ -93,7 +93,7 @@ class Planner:
             seen.append(observation)
         observations = torch.stack(seen)
         rewards = self._task.reward(torch, observations, taken)
-        alive = torch.from_numpy(~self._task.terminated(observations.numpy())).to(rewards.dtype)
+        alive = torch.from_numpy(~self._task.terminated(observations.cpu().numpy())).to(rewards)
         # The step to the end counts, but nothing after it.
         rewards[1:] = rewards[1:] * alive.cumprod(0)[:-1]
         total = rewards.sum(0).mean(0)
@@ -135,7 +135,8 @@ class Planner:
 
     def _draw(self, mean: torch.Tensor, std: torch.Tensor, count: int) -> torch.Tensor:
         """Draw candidates (count, horizon, action_size) in [-1, 1], correlated in time."""
-        noise = torch.randn(count, *mean.shape, generator=self._generator)
+        generator = self._generator
+        noise = torch.randn(count, *mean.shape, generator=generator, device=generator.device)
         correlation = self._config.correlation
         share = math.sqrt(1.0 - correlation * correlation)
         for step in range(1, len(mean)):

@@ -150,7 +150,7 @@ class Policy(nn.Module):
                                                    strict=True)):
             named[f'layer{index}.weight'] = weight
             named[f'layer{index}.bias'] = bias
-        return {name: value.detach().numpy().copy() for name, value in named.items()}
+        return {name: value.detach().cpu().numpy().copy() for name, value in named.items()}
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, np.ndarray]) -> None:

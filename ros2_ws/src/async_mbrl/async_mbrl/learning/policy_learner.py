@@ -18,6 +18,7 @@ from async_mbrl.learning.algorithms import ActsByEpisode, DrawsTransitions, make
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.device import CPU
 from async_mbrl.learning.dynamics import Dynamics, make_imagined
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.exploration import ParameterNoise, exploration_std
@@ -37,7 +38,7 @@ class PolicyLearner(Worker):
 
     def __init__(self, improvement: ImprovementConfig, model: ModelConfig,
                  network: PolicyNetworkConfig, exploration: ExplorationConfig, task: Any, *,
-                 seed: int, incarnation: int = 1) -> None:
+                 seed: int, incarnation: int = 1, device: torch.device = CPU) -> None:
         """Build a policy that has learned nothing.
 
         Args:
@@ -48,25 +49,29 @@ class PolicyLearner(Worker):
             task: see :mod:`async_mbrl.tasks`.
             seed: of the initial weights and of what is drawn.
             incarnation: which start of this learner it is; part of the versions it gives out.
+            device: where it computes.
 
         Raises:
-            ConfigError: algorithm, network, exploration and model do not fit.
+            ConfigError: algorithm, network, exploration, model and device do not fit.
         """
         improvement.check_network(network)
         improvement.check_exploration(exploration)
         improvement.check_model(model)
-        super().__init__(task, improvement.capacity, seed, incarnation)
+        super().__init__(task, improvement.capacity, seed, incarnation, device)
         self._improvement = improvement
         self._exploration = exploration
         self._goal_rng = np.random.default_rng(seed)
-        self.algorithm = make_algorithm(improvement, network, task, self._generator)
-        self._experience = Experience(self.buffer, self._generator)
+        with device:
+            self.algorithm = make_algorithm(improvement, network, task, self._generators.noise)
+        self._experience = Experience(self.buffer, self._generators)
         self._parameter_noise = ParameterNoise(exploration, self._experience)
-        self._none = TransitionBuffer(1, task.state_size, task.action_size, task.goal_size)
+        self._none = TransitionBuffer(1, task.state_size, task.action_size, task.goal_size,
+                                      device)
         self._dynamics: Dynamics | None = None
         self._imagination: Imagination | None = None
         if improvement.NEEDS_MODEL:
-            self._dynamics = make_imagined(model, task, self._generator)
+            with device:
+                self._dynamics = make_imagined(model, task, self._generators.noise)
             self._imagination = self._imagination_of(self._dynamics, self.pool)
         self._stochastic = network.stochastic
         self._model_version = NO_VERSION
@@ -156,7 +161,7 @@ class PolicyLearner(Worker):
         offline = self.pool.offline
         if offline is None:
             raise RuntimeError('there are no offline data')
-        source: Experience | Imagination = Experience(self._none, self._generator, offline)
+        source: Experience | Imagination = Experience(self._none, self._generators, offline)
         if self._dynamics is not None:
             if self._model_version == NO_VERSION:
                 raise RuntimeError('there is no model to imagine in; it is learned first')
@@ -342,7 +347,7 @@ class PolicyLearner(Worker):
             self._model_version = model.version
 
     def _imagination_of(self, dynamics: Dynamics, pool: Pool) -> Imagination:
-        return Imagination(dynamics, self._task, pool, self._generator, self._goal_rng)
+        return Imagination(dynamics, self._task, pool, self._generators, self._goal_rng)
 
     def _normalise(self, described: Statistics) -> None:
         for policy in (self.algorithm.policy, self.algorithm.acting_policy):

@@ -41,12 +41,11 @@ class Pool:
             return self.buffer.batch(rows)
         flat = rows.reshape(-1)
         old = flat < self.offline_rows
+        # Where each row is once those of the offline data have been put first.
+        place = torch.where(old, old.cumsum(0), old.sum() + (~old).cumsum(0)) - 1
         parts = zip(self.offline.batch(flat[old]),
                     self.buffer.batch(flat[~old] - self.offline_rows), strict=True)
-        found = []
-        for before, own in parts:
-            whole = own.new_empty(len(flat), own.shape[1])
-            whole[old], whole[~old] = before, own
-            found.append(whole.view(*rows.shape, own.shape[1]))
-        state, action, next_state = found
+        state, action, next_state = (
+            torch.cat(both).index_select(0, place.to(both[0].device)).view(*rows.shape, -1)
+            for both in parts)
         return state, action, next_state

@@ -11,6 +11,7 @@ from async_mbrl.core.plan import MOST_STEPS, Plan
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import ControlStep, StepKind
 from async_mbrl.learning.config import ModelConfig
+from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.dynamics import make_imagined
 from async_mbrl.learning.planning import Planner
 from async_mbrl.learning.settings.pets import PetsConfig
@@ -20,7 +21,7 @@ class PredictiveControl:
     """Plans for the steps to come of the episode that is executed, in the newest model."""
 
     def __init__(self, improvement: PetsConfig, model: ModelConfig, task: Any, *,
-                 seed: int) -> None:
+                 seed: int, device: torch.device = CPU) -> None:
         """Begin without a model.
 
         Args:
@@ -28,11 +29,14 @@ class PredictiveControl:
             model: settings of the model that will come.
             task: see :mod:`async_mbrl.tasks`.
             seed: of what is drawn.
+            device: where it plans.
         """
         self._task = task
-        generator = torch.Generator().manual_seed(seed)
-        self._dynamics = make_imagined(model, task, generator)
-        self._planner = Planner(improvement, self._dynamics, task, generator)
+        self._device = device
+        generator = Generators.on(device, seed).noise
+        with device:
+            self._dynamics = make_imagined(model, task, generator)
+            self._planner = Planner(improvement, self._dynamics, task, generator)
         self._config = improvement
         self._newest: Plan | None = None
         self._first = 0
@@ -87,8 +91,9 @@ class PredictiveControl:
         else:
             self._planner.shift(first - self._first)
         self._first = first
-        actions = self._planner.plan(torch.from_numpy(np.array(event.observation, np.float32)),
-                                     torch.from_numpy(committed)).numpy()
+        observation = torch.from_numpy(np.array(event.observation, np.float32))
+        actions = self._planner.plan(observation.to(self._device), torch.from_numpy(committed).to(
+            self._device)).cpu().numpy()
         self._newest = Plan(event.command_number, event.episode, event.step + 1, np.concatenate(
             [committed[1:], actions[:self._config.handed_out]]))
         return self._newest

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.snapshot import Version
@@ -17,6 +18,7 @@ from async_mbrl.datasets.columns import Columns
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import read_about, read_columns
 from async_mbrl.learning.buffer import TransitionBuffer
+from async_mbrl.learning.device import CPU
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 
@@ -29,18 +31,21 @@ INTERVAL = 200
 """Updates between two checkpoints, at most."""
 
 
-def offline_buffer(task: Any, parts: Iterable[Columns]) -> TransitionBuffer:
+def offline_buffer(task: Any, parts: Iterable[Columns],
+                   device: torch.device = CPU) -> TransitionBuffer:
     """Fill a buffer with offline data, part by part.
 
     Args:
         task: that they belong to, see :mod:`async_mbrl.tasks`.
         parts: transitions in the order in which they happened.
+        device: where they are learned from.
 
     Raises:
         ValueError: they are of another task or robot, not finite, or more than
             :data:`MOST_TRANSITIONS`.
     """
-    buffer = TransitionBuffer(MOST_TRANSITIONS, task.state_size, task.action_size, task.goal_size)
+    buffer = TransitionBuffer(MOST_TRANSITIONS, task.state_size, task.action_size, task.goal_size,
+                              device)
     for part in parts:
         if buffer.next_number + len(part) > MOST_TRANSITIONS:
             raise ValueError(f'more than {MOST_TRANSITIONS} transitions; use a part of them')
@@ -61,12 +66,13 @@ class OfflineData:
     digest: str
 
 
-def read_offline(task: Any, folder: Path) -> OfflineData:
+def read_offline(task: Any, folder: Path, device: torch.device = CPU) -> OfflineData:
     """Read a dataset.
 
     Args:
         task: that it must belong to, see :mod:`async_mbrl.tasks`.
         folder: of the dataset.
+        device: where it is learned from.
 
     Raises:
         ConfigError: it is no dataset, damaged, or of another task or robot; or it cannot be learned
@@ -75,7 +81,7 @@ def read_offline(task: Any, folder: Path) -> OfflineData:
     about = read_about(folder, identity_of(task))
     shards = ' '.join(shard.sha256 for shard in about.shards)
     try:
-        buffer = offline_buffer(task, read_columns(folder))
+        buffer = offline_buffer(task, read_columns(folder), device)
     except ConfigError:
         raise
     except ValueError as error:

@@ -2,7 +2,8 @@
 
 torch gives products of 32-bit floats to MKL, which on AMD processors stays with 256-bit
 instructions. oneDNN, in the same wheel, uses all that the processor has; but torch offers it for
-such products only under a private name, without a derivative. Here are both, guarded.
+such products only under a private name, without a derivative. Here are both, guarded. What goes
+member by member is for the caches of a CPU; on another device all members are in one product.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from async_mbrl.core.config import ConfigError
+from async_mbrl.learning.device import CPU
 
 _CLEARLY_FASTER = 0.9
 _ROUNDS = 5
@@ -178,8 +180,8 @@ def batched_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torc
                         numbers: torch.dtype = torch.float32) -> torch.Tensor:
     """Map (members, rows, inputs) to (members, rows, outputs), all members in one product.
 
-    Large layers of which no gradient is wanted are computed member by member, in place: what is
-    written is read again while it is still in the cache.
+    Large layers of which no gradient is wanted are computed member by member on the CPU, in place:
+    what is written is read again while it is still in the cache.
 
     Args:
         activation: between layers, a key of :data:`async_mbrl.learning.network.ACTIVATIONS`.
@@ -194,7 +196,8 @@ def batched_perceptrons(activation: str, x: torch.Tensor, weights: Sequence[torc
     weights = [weight.to(hidden) for weight in weights[:-1]] + [weights[-1].to(x.dtype)]
     biases = [bias.to(hidden) for bias in biases[:-1]] + [biases[-1].to(x.dtype)]
     widest = max(weight.shape[2] for weight in weights)
-    if not torch.is_grad_enabled() and x.shape[0] * x.shape[1] * widest > _CACHED:
+    large = x.device.type == 'cpu' and x.shape[0] * x.shape[1] * widest > _CACHED
+    if large and not torch.is_grad_enabled():
         return _member_by_member(activation, x, weights, biases)
     function, h = _ACTIVATIONS[activation].forward, x.to(hidden)
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
@@ -215,7 +218,7 @@ def _member_by_member(activation: str, x: torch.Tensor, weights: Sequence[torch.
 
 
 def choose_product(product: str, members: int, sizes: Sequence[int], activation: str,
-                   rows: int) -> str:
+                   rows: int, device: torch.device = CPU) -> str:
     """Give the product to compute with: ``batched`` or ``onednn``.
 
     Args:
@@ -225,12 +228,16 @@ def choose_product(product: str, members: int, sizes: Sequence[int], activation:
         sizes: inputs, units of each hidden layer, outputs.
         activation: between layers.
         rows: of a member in one update.
+        device: where; oneDNN is for the CPU alone.
 
     Raises:
-        ConfigError: ``onednn`` where this torch has no such product.
+        ConfigError: ``onednn`` where this torch has no such product, or on another device.
     """
+    if product == 'onednn' and device.type != 'cpu':
+        raise ConfigError(f"model.product: 'onednn' is a product of the CPU, but the device is "
+                          f"{device}; use 'batched' or 'auto', or the device cpu")
     if product == 'auto':
-        if not onednn_works():
+        if device.type != 'cpu' or not onednn_works():
             return 'batched'
         return _faster(min(members, _MOST_MEMBERS), tuple(sizes), activation,
                        min(rows, _MOST_ROWS))
@@ -241,27 +248,28 @@ def choose_product(product: str, members: int, sizes: Sequence[int], activation:
 
 
 def choose_numbers(numbers: str, members: int, sizes: Sequence[int], activation: str,
-                   rows: int) -> torch.dtype:
+                   rows: int, device: torch.device = CPU) -> torch.dtype:
     """Give the numbers that hidden layers are multiplied in.
 
     Args:
         numbers: ``float32`` or ``bfloat16``, which is what is taken, or ``auto``: bfloat16 where a
-            trial of a fraction of a second says that this processor multiplies them clearly faster.
+            trial of a fraction of a second says that this device multiplies them clearly faster.
         members: networks in the ensemble.
         sizes: inputs, units of each hidden layer, outputs.
         activation: between layers.
         rows: of a member in one update.
+        device: where.
     """
     if numbers == 'auto':
         numbers = _faster_numbers(min(members, _MOST_MEMBERS), tuple(sizes), activation,
-                                  min(rows, _MOST_ROWS))
+                                  min(rows, _MOST_ROWS), device)
     return {'float32': torch.float32, 'bfloat16': torch.bfloat16}[numbers]
 
 
 @functools.cache
 def _faster(members: int, sizes: tuple[int, ...], activation: str, rows: int) -> str:
     """Try both on an update's forward and backward pass; oneDNN must win clearly."""
-    x, parameters = _trial(members, sizes, rows)
+    x, parameters = _trial(members, sizes, rows, CPU)
     layers = len(sizes) - 1
 
     def update(function: Callable[..., torch.Tensor]) -> None:
@@ -269,14 +277,15 @@ def _faster(members: int, sizes: tuple[int, ...], activation: str, rows: int) ->
         torch.autograd.grad(result.sum(), parameters)
 
     return _clear_winner({'batched': functools.partial(update, batched_perceptrons),
-                          'onednn': functools.partial(update, onednn_perceptrons)})
+                          'onednn': functools.partial(update, onednn_perceptrons)}, CPU)
 
 
 @functools.cache
 @torch.no_grad()
-def _faster_numbers(members: int, sizes: tuple[int, ...], activation: str, rows: int) -> str:
+def _faster_numbers(members: int, sizes: tuple[int, ...], activation: str, rows: int,
+                    device: torch.device) -> str:
     """Try both on a forward pass; bfloat16, rounding included, must win clearly."""
-    x, parameters = _trial(members, sizes, rows)
+    x, parameters = _trial(members, sizes, rows, device)
     layers = len(sizes) - 1
 
     def forward(numbers: torch.dtype) -> torch.Tensor:
@@ -284,29 +293,38 @@ def _faster_numbers(members: int, sizes: tuple[int, ...], activation: str, rows:
                                    numbers)
 
     return _clear_winner({'float32': functools.partial(forward, torch.float32),
-                          'bfloat16': functools.partial(forward, torch.bfloat16)})
+                          'bfloat16': functools.partial(forward, torch.bfloat16)}, device)
 
 
-def _trial(members: int, sizes: tuple[int, ...],
-           rows: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def _trial(members: int, sizes: tuple[int, ...], rows: int,
+           device: torch.device) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Give inputs and parameters for a trial: the weights, then the biases."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(members, rows, sizes[0], generator=generator)
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(members, rows, sizes[0], generator=generator, device=device)
     shapes = [*zip(sizes[:-1], sizes[1:], strict=True), *((1, size) for size in sizes[1:])]
-    return x, [torch.full((members, *shape), 0.01, requires_grad=True) for shape in shapes]
+    return x, [torch.full((members, *shape), 0.01, requires_grad=True, device=device)
+               for shape in shapes]
 
 
-def _clear_winner(contenders: dict[str, Callable[[], object]]) -> str:
+def _clear_winner(contenders: dict[str, Callable[[], object]], device: torch.device) -> str:
     """Let two take turns; give the second one if it is clearly faster, else the first."""
     least = dict.fromkeys(contenders, float('inf'))
-    begun = time.thread_time()
+    begun = _now_s(device)
     for attempt in range(1 + _ROUNDS):
         for name, action in contenders.items():
-            before = time.thread_time()
+            before = _now_s(device)
             action()
             if attempt > 0:   # the first one prepares
-                least[name] = min(least[name], time.thread_time() - before)
-        if attempt > 0 and time.thread_time() - begun > _BUDGET_S:
+                least[name] = min(least[name], _now_s(device) - before)
+        if attempt > 0 and _now_s(device) - begun > _BUDGET_S:
             break
     first, second = contenders
     return second if least[second] < _CLEARLY_FASTER * least[first] else first
+
+
+def _now_s(device: torch.device) -> float:
+    """Give the time of this thread or, where another device computes, of the clock after it."""
+    if device.type == 'cpu':
+        return time.thread_time()
+    torch.zeros((), device=device).item()   # is there once all is done that was asked for before
+    return time.perf_counter()

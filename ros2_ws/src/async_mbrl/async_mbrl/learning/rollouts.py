@@ -69,7 +69,8 @@ def imagine(imagination: Imagination, task: Any, config: ImaginedConfig, rollout
     """
     observation = start = imagination.start(rollouts, config.initial_share)
     shape = (config.horizon, *observation.shape[:-1], task.action_size)
-    noise = torch.randn(shape, generator=imagination.generator)
+    generator = imagination.generators.noise
+    noise = torch.randn(shape, generator=generator, device=generator.device)
     scaled = noise * log_std.exp()
     cost = (imagination.multiplications + multiplications(policy)) * shape[1] * shape[2]
     features, actions, observations = [policy.features(observation)], [], []

@@ -115,7 +115,7 @@ class Recent(Stateless):
 
     def draw(self, experience: Experience, count: int, offline_share: float) -> Drawn:
         """Draw transitions; see :meth:`Experience.draw`. Offline data alone are drawn evenly."""
-        buffer, generator = experience.buffer, experience.generator
+        buffer, generator = experience.buffer, experience.generators.rows
         old, new = experience.counts(count, offline_share)
         phase = float(torch.rand((), generator=generator))
         evenly = old < 0
@@ -203,25 +203,25 @@ class Prioritised:
         old, new = experience.counts(count, offline_share)
         if old < 0:
             total = self._offline.tree.total + self._robot.tree.total
-            heights = self._heights(count, total, experience.generator)
+            heights = self._heights(count, total, experience.generators.rows)
             below = heights < self._offline.tree.total
             rows = (self._offline.find(heights[below]),
                     self._robot.find(heights[~below] - self._offline.tree.total))
             parts = ((total, len(experience)), (total, len(experience)))
         else:
-            rows = (self._within(self._offline, old, experience.generator),
-                    self._within(self._robot, new, experience.generator))
+            rows = (self._within(self._offline, old, experience.generators.rows),
+                    self._within(self._robot, new, experience.generators.rows))
             parts = ((self._offline.tree.total, len(offline or ())),
                      (self._robot.tree.total, len(buffer)))
         weights = self._weights(rows, parts)
         samples = buffer.samples(rows[1])
         if offline is not None:
             samples = together(offline.samples(rows[0]), samples)
-        return Drawn(samples, weights, *rows)
+        return Drawn(samples, weights.to(samples.reward.device), *rows)
 
     def learned(self, drawn: Drawn, errors: torch.Tensor) -> None:
         """Take the errors (critics, rows) found: their mean is the priority from now on."""
-        found = errors.detach().abs().mean(0).double().numpy() + _LEAST_ERROR
+        found = errors.detach().abs().mean(0).double().cpu().numpy() + _LEAST_ERROR
         weights = found ** self._alpha
         old = len(drawn.offline)
         self._offline.tree.set(drawn.offline.numpy(), weights[:old])

@@ -37,7 +37,7 @@ class SoftActorCritic(nn.Module):
     """
 
     critic_updates: torch.Tensor
-    """Updates of the critics so far, ()."""
+    """Updates of the critics so far, (), on the host."""
 
     def __init__(self, config: SoftActorCriticConfig, network: PolicyNetworkConfig, task: Any,
                  generator: torch.Generator) -> None:
@@ -46,11 +46,12 @@ class SoftActorCritic(nn.Module):
         self.config = config
         sizes = (task.feature_size + task.action_size, *config.critic_hidden, 1)
         numbers = choose_numbers(config.numbers, CRITICS, sizes, config.critic_activation,
-                                 config.batch)
+                                 config.batch, generator.device)
         self.policy = Policy(network, task, generator, config.initial_log_std, numbers)
         self.critics = Critics(CRITICS, sizes, config.critic_activation, generator,
                                numbers=numbers)
-        self.register_buffer('critic_updates', torch.zeros((), dtype=torch.long))
+        self.register_buffer('critic_updates',
+                             torch.zeros((), dtype=torch.long, device='cpu'))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(config.initial_temperature).log())
         self._target_entropy = config.target_entropy * task.action_size
@@ -80,7 +81,8 @@ class SoftActorCritic(nn.Module):
             Errors (2, rows) of both critics before the step.
         """
         features = self.policy.features(samples.observation)
-        noise = torch.randn(2, *samples.action.shape, generator=generator)
+        noise = torch.randn(2, *samples.action.shape, generator=generator,
+                            device=generator.device)
         targets = self.value_targets(samples, noise[0])
         values = self.critics(features, samples.action)
         loss = self.critic_loss(values, targets, weights)

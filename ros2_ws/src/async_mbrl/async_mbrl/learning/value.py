@@ -63,7 +63,7 @@ def advantages_of_episodes(samples: Samples, ended: torch.Tensor, values: torch.
     change = samples.reward + discount * (1.0 - samples.terminated) * next_values - values
     go_on = discount * trace * (~ended).float()
     result = torch.empty_like(change)
-    following = torch.zeros(())
+    following = change.new_zeros(())
     for row in reversed(range(len(change))):
         following = change[row] + go_on[row] * following
         result[row] = following

@@ -17,6 +17,7 @@ from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError
+from async_mbrl.learning.device import Generators
 from async_mbrl.learning.learner import LearningDiverged
 from async_mbrl.learning.pool import Pool
 
@@ -24,7 +25,8 @@ from async_mbrl.learning.pool import Pool
 class Worker:
     """A learner as far as it does not matter what it learns."""
 
-    def __init__(self, task: Any, capacity: int, seed: int, incarnation: int) -> None:
+    def __init__(self, task: Any, capacity: int, seed: int, incarnation: int,
+                 device: torch.device) -> None:
         """Begin with no data.
 
         Args:
@@ -32,13 +34,15 @@ class Worker:
             capacity: transitions kept.
             seed: of what is drawn.
             incarnation: which start of this learner it is; part of the versions it gives out.
+            device: where it computes.
         """
         self._task = task
-        self._generator = torch.Generator().manual_seed(seed)
+        self._device = device
+        self._generators = Generators.on(device, seed)
         self._incarnation = incarnation
         self._counter = 0
         self.buffer = TransitionBuffer(capacity, task.state_size, task.action_size,
-                                       task.goal_size)
+                                       task.goal_size, device)
         self.pool = Pool(self.buffer)
         self.offline_updates = 0
         """Updates made of offline data alone, before the run; they are not among its updates."""
@@ -128,7 +132,7 @@ class Worker:
         """
         self.buffer.save_in(transitions or folder, self._about_transitions)
         last = self.buffer.next_number - 1
-        checkpoint.write(folder, identity, {**tensors, 'generator': self._generator.get_state()}, {
+        checkpoint.write(folder, identity, {**tensors, **self._generators.tensors()}, {
             **about, 'offline_updates': self.offline_updates,
             'offline_transitions': self.offline_transitions,
             'offline_digest': self._offline_digest,
@@ -158,7 +162,7 @@ class Worker:
         self.trouble = self.buffer.live_in(folder, self._about_transitions, self._learned_from,
                                            about.get('last_check'))
         if about:
-            self._generator.set_state(tensors['generator'])
+            self._generators.load(tensors)
             self.updates, self.epochs = about['updates'], about['epochs']
         return self.transitions - self._learned_from
 

@@ -22,6 +22,7 @@ from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
 from async_mbrl.learning.algorithms.mbpo import Mbpo
 from async_mbrl.learning.buffer import Samples, TransitionBuffer
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.gaussian import clipped_log_density
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.imagined_buffer import ImaginedBuffer
@@ -361,11 +362,11 @@ def branched(length: int, task: PointMass) -> tuple[Mbpo, TransitionBuffer]:
     robot.act_by(learner.snapshot())
     for _ in range(5):
         buffer.append(robot.episode())
-    generator = torch.Generator().manual_seed(0)
+    generators = Generators.on(CPU, 0)
     config = dataclasses.replace(MBPO, rollouts=40, first_length=length, last_length=length)
-    algorithm = Mbpo(config, SQUASHED, task, generator)
+    algorithm = Mbpo(config, SQUASHED, task, generators.noise)
     imagination = Imagination(ExactModel(), task, Pool(buffer),  # type: ignore[arg-type]
-                              generator, np.random.default_rng(0))
+                              generators, np.random.default_rng(0))
     algorithm.update(imagination)
     return algorithm, buffer
 
@@ -412,7 +413,7 @@ def test_a_batch_is_mostly_imagined() -> None:
     robot.act_by(make(PPO, CLIPPED).snapshot())
     buffer.append(robot.episode())
     algorithm.update(Imagination(ExactModel(), TASK, Pool(buffer),  # type: ignore[arg-type]
-                                 torch.Generator().manual_seed(0), np.random.default_rng(0)))
+                                 Generators.on(CPU, 0), np.random.default_rng(0)))
     imagined = (drawn[0].reward == 9.0).sum()
     assert (len(drawn[0].reward), int(imagined)) == (64, 64 - round(0.05 * 64))
     assert config.real_share == 0.05

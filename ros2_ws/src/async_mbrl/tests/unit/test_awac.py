@@ -22,6 +22,7 @@ from async_mbrl.core.network import LOG_STD_RANGE, PolicyNetworkConfig
 from async_mbrl.learning.algorithms.awac import Awac, effective_share, log_likelihood
 from async_mbrl.learning.buffer import Samples
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.settings import AwacConfig
@@ -257,7 +258,7 @@ def test_it_draws_from_the_robot_alone_as_the_others_do() -> None:
     learner, robot = make(), Robot(TASK, GAUSSIAN)
     robot.act_by(learner.snapshot())
     learner.take(robot.episode())
-    experience = Experience(learner.buffer, torch.Generator().manual_seed(7))
+    experience = Experience(learner.buffer, Generators.on(CPU, 7))
     rows = torch.randint(30, (50,), generator=torch.Generator().manual_seed(7))
     for one, other in zip(dataclasses.astuple(experience.draw(50, 0.5)),
                           dataclasses.astuple(learner.buffer.samples(rows)), strict=True):

@@ -21,6 +21,7 @@ from async_mbrl.learning.buffer import Samples, TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.curiosity import Curiosity
+from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.dynamics import make_dynamics
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.model_learner import ModelLearner
@@ -53,12 +54,12 @@ def explored(episodes: int = 10) -> TransitionBuffer:
 
 
 def imagination_of(buffer: TransitionBuffer) -> Imagination:
-    generator = torch.Generator().manual_seed(1)
-    dynamics = make_dynamics(MODEL, REACH, generator).requires_grad_(False)
+    generators = Generators.on(CPU, 1)
+    dynamics = make_dynamics(MODEL, REACH, generators.noise).requires_grad_(False)
     with torch.no_grad():
         for weight in dynamics.network.weights:
             weight.mul_(3.0)
-    return Imagination(dynamics, REACH, Pool(buffer), generator, np.random.default_rng(2))
+    return Imagination(dynamics, REACH, Pool(buffer), generators, np.random.default_rng(2))
 
 
 @pytest.mark.parametrize('kind', ['structured', 'plain'])

@@ -18,6 +18,7 @@ from async_mbrl.learning.algorithms.me_ppo import clipped_loss
 from async_mbrl.learning.baseline import linear_baseline
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.config import ModelConfig
+from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.imagination import Imagination
 from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.rollouts import imagine
@@ -77,7 +78,7 @@ def make_imagination(gains: tuple[float, ...] = (1.0, 1.0), seed: int = 0) -> Im
             np.array([1.0, 0.0], np.float32) if number % 10 == 0
             else rng.normal(0.0, 0.5, 2).astype(np.float32)]])
     dynamics: Any = PerfectModel(gains)
-    return Imagination(dynamics, TASK, Pool(buffer), torch.Generator().manual_seed(seed), rng)
+    return Imagination(dynamics, TASK, Pool(buffer), Generators.on(CPU, seed), rng)
 
 
 def make(config: Any, network: PolicyNetworkConfig = NETWORK) -> Any:

@@ -24,6 +24,7 @@ from async_mbrl.learning import pretraining
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError, recorded_hash
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.pretraining import OfflineData, Pretraining, offline_buffer
@@ -171,7 +172,7 @@ def experience_of(offline: int, robot: int) -> Experience:
                 data, reward=row if sign > 0 else -1.0 - row))
         return found
 
-    experience = Experience(buffer(robot, 1.0), torch.Generator().manual_seed(1))
+    experience = Experience(buffer(robot, 1.0), Generators.on(CPU, 1))
     experience.offline = buffer(offline, -1.0)
     return experience
 

@@ -24,6 +24,7 @@ from async_mbrl.datasets.columns import Source, columns_of
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError, recorded_count, recorded_hash
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.dynamics import Dynamics
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.imagination import Imagination
@@ -126,11 +127,11 @@ def test_without_offline_data_the_numbers_drawn_are_those_of_the_run_alone() -> 
     learner = model_learner(offline=None)
     learner.take(transitions_of(3))
     expected = torch.Generator()
-    expected.set_state(learner._generator.get_state())
+    expected.set_state(learner._generators.rows.get_state())
     assert learner.step()
     for _ in range(MODEL.updates_per_step):
         torch.randint(45, (MODEL.members, MODEL.batch), generator=expected)
-    assert torch.equal(learner._generator.get_state(), expected.get_state())
+    assert torch.equal(learner._generators.rows.get_state(), expected.get_state())
 
     split = ValidationSplit(2, 100, share=0.3)
     split.append(0, 45, torch.Generator().manual_seed(0))
@@ -360,7 +361,7 @@ def test_imagined_rollouts_start_where_episodes_of_both_did() -> None:
     offline, own = marked(30, -1.0), marked(15, 1.0)
     imagination = Imagination(
         Still(), TASK, Pool(own, offline),  # type: ignore[arg-type]
-        torch.Generator().manual_seed(0), np.random.default_rng(0))
+        Generators.on(CPU, 0), np.random.default_rng(0))
     found = {tuple(state.tolist()) for state in
              imagination.start(100, initial_share=1.0)[..., :TASK.state_size].flatten(0, 1)}
     wanted = [offline.states[0], offline.states[15], own.states[0]]

@@ -302,9 +302,9 @@ def test_small_and_large_distances_are_reached_from_anywhere(wanted: float) -> N
 def test_without_it_nothing_is_drawn_and_nothing_reported() -> None:
     found = learner(MePpoConfig(value_hidden=(8,)), GIVEN)
     found.take(learning_rig.Plant(TASK).explore(2))
-    before = found._generator.get_state()
+    before = found._generators.rows.get_state()
     assert found.snapshot().parameter_noise_std == 0.0
-    assert torch.equal(found._generator.get_state(), before)
+    assert torch.equal(found._generators.rows.get_state(), before)
     assert not any(name.startswith('parameter_noise') for name in found.metrics())
 
 

@@ -21,6 +21,7 @@ from async_mbrl.core.snapshot import Version
 from async_mbrl.datasets.columns import Columns
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.experience import EVENLY, Experience
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.sampling import Drawn, Prioritised, Recent, Uniform, make_sampling
@@ -50,7 +51,7 @@ def buffer_of(count: int, capacity: int = 2000, sign: float = 1.0) -> Transition
 
 def experience_of(robot: int, offline: int = 0, capacity: int = 2000) -> Experience:
     """Rewards tell which transition it is: those of offline data are negative."""
-    experience = Experience(buffer_of(robot, capacity), torch.Generator().manual_seed(3))
+    experience = Experience(buffer_of(robot, capacity), Generators.on(CPU, 3))
     if offline:
         experience.offline = buffer_of(offline, sign=-1.0)
     return experience

@@ -39,7 +39,7 @@ class Awac(FromExperience, nn.Module):
         self.config = config
         sizes = (task.feature_size + task.action_size, *config.critic_hidden, 1)
         numbers = choose_numbers(config.numbers, CRITICS, sizes, config.critic_activation,
-                                 config.batch)
+                                 config.batch, generator.device)
         self.policy = Policy(network, task, generator, config.initial_log_std, numbers)
         self.critics = Critics(CRITICS, sizes, config.critic_activation, generator,
                                product='members', numbers=numbers)
@@ -99,7 +99,7 @@ class Awac(FromExperience, nn.Module):
         """
         features = self.policy.features(samples.observation)
         noise = torch.randn(1 + self.config.value_samples, *samples.action.shape,
-                            generator=generator)
+                            generator=generator, device=generator.device)
         targets = self.value_targets(samples, noise[0])
         values = self.critics(features, samples.action)
         squared = (values - targets).square()

@@ -63,9 +63,9 @@ class MbMpo(nn.Module):
         self.config = config
         self._task = task
         self.policy = GaussianPolicy(network, task, generator, config)
-        self.acting = GaussianPolicy(network, task, torch.Generator(), config)
+        self.acting = GaussianPolicy(network, task, torch.Generator(generator.device), config)
         self.acting.requires_grad_(False).load_state_dict(self.policy.state_dict())
-        self.register_buffer('episode', torch.zeros((), dtype=torch.long))
+        self.register_buffer('episode', torch.zeros((), dtype=torch.long, device='cpu'))
         for index, parameter in enumerate(self.policy.learned()):
             self.register_buffer(f'adapted{index}', _copies(parameter, config.tasks).clone())
         self._return_before = 0.0

@@ -30,7 +30,7 @@ class Mbpo(nn.Module):
     """An actor-critic, what was imagined for it, and how one update changes both."""
 
     since_rollouts: torch.Tensor
-    """Updates since rollouts were imagined, ()."""
+    """Updates since rollouts were imagined, (), on the host."""
 
     def __init__(self, config: MbpoConfig, network: PolicyNetworkConfig, task: Any,
                  generator: torch.Generator) -> None:
@@ -41,7 +41,8 @@ class Mbpo(nn.Module):
         self.actor_critic = SoftActorCritic(config, network, task, generator)
         self.sampling = make_sampling(config.sampling)
         self.imagined = ImaginedBuffer(config.imagined_capacity, task)
-        self.register_buffer('since_rollouts', torch.zeros((), dtype=torch.long))
+        self.register_buffer('since_rollouts',
+                             torch.zeros((), dtype=torch.long, device='cpu'))
         self._reward = self._bonus = 0.0
 
     @property
@@ -72,20 +73,20 @@ class Mbpo(nn.Module):
 
     def update(self, imagination: Imagination) -> None:
         """Improve the policy once."""
-        config, generator = self.config, imagination.generator
+        config, generators = self.config, imagination.generators
         if not len(self.imagined) or int(self.since_rollouts) >= config.rollout_interval:
             self._branch(imagination)
             self.since_rollouts.zero_()
         self.since_rollouts += 1
         real = round(config.real_share * config.batch)
-        experience = Experience(imagination.pool.buffer, generator, imagination.pool.offline)
+        experience = Experience(imagination.pool.buffer, generators, imagination.pool.offline)
         drawn = self.sampling.draw(experience, real, EVENLY)
         batch = together(self._with_bonus(imagination, drawn.samples),
-                         self.imagined.draw(config.batch - real, generator))
+                         self.imagined.draw(config.batch - real, generators.noise))
         weights = drawn.weights
         if weights is not None:
-            weights = torch.cat([weights, torch.ones(config.batch - real)])
-        errors = self.actor_critic.improve(batch, generator, weights)
+            weights = torch.cat([weights, weights.new_ones(config.batch - real)])
+        errors = self.actor_critic.improve(batch, generators.noise, weights)
         self.sampling.learned(drawn, errors[:, :real])
 
     def metrics(self) -> dict[str, float]:
@@ -96,17 +97,18 @@ class Mbpo(nn.Module):
     @torch.no_grad()
     def _branch(self, imagination: Imagination) -> None:
         """Imagine rollouts from anywhere in the data and keep their transitions."""
-        config, generator = self.config, imagination.generator
+        config, generator = self.config, imagination.generators.noise
         observation = imagination.start(config.rollouts, initial_share=0.0)
-        alive = torch.ones(observation.shape[:-1], dtype=torch.bool)
+        alive = torch.ones(observation.shape[:-1], dtype=torch.bool, device=observation.device)
         rewards, bonuses = [], []
         for _ in range(config.length(imagination.pool.received)):
             noise = torch.randn(*observation.shape[:-1], self._task.action_size,
-                                generator=generator)
+                                generator=generator, device=generator.device)
             action, _ = self.policy.sample(self.policy.features(observation), noise)
             following = imagination.advance(observation, action, mix_members=True)
             reward = self._task.reward(torch, following, action)
-            ended = torch.from_numpy(self._task.terminated(following.numpy()))
+            ended = torch.from_numpy(self._task.terminated(following.cpu().numpy())).to(
+                following.device)
             step = Samples(observation[alive], action[alive], following[alive], reward[alive],
                            ended[alive].float())
             rewards.append(step.reward)

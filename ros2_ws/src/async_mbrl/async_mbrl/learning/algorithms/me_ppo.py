@@ -63,7 +63,7 @@ class MePpo(nn.Module):
 
     def update(self, imagination: Imagination) -> Iterator[None]:
         """Improve the policy once, yielding now and then."""
-        config, work = self.config, Workload()
+        config, work, generator = self.config, Workload(), imagination.generators.noise
         rollouts = yield from imagine(
             imagination, self._task, config, config.rollouts, self.policy, self.policy.unsquashed,
             self.policy.log_std, work, mix_members=config.mix_members)
@@ -76,7 +76,7 @@ class MePpo(nn.Module):
         minibatch = max(1, len(steps) // config.minibatches)
         cost = FORWARD_AND_BACKWARD * minibatch * multiplications(self)
         for _ in range(config.epochs):
-            order = torch.randperm(len(steps), generator=imagination.generator)
+            order = torch.randperm(len(steps), generator=generator, device=generator.device)
             for chosen in order.split(minibatch)[:config.minibatches]:
                 self._improve(*steps[chosen].split(sizes, 1))
                 yield from work.add(cost)

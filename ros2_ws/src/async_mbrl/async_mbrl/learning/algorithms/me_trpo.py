@@ -94,7 +94,7 @@ class MeTrpo(nn.Module):
             self.policy.learned(), evaluate, config.trust_region, self.policy.bound,
             partial(work.add, cost), curvature_of if stride > 1 else None)
         if self.value is not None:
-            yield from self._fit(self.value, features, returns, imagination.generator, work)
+            yield from self._fit(self.value, features, returns, imagination.generators.noise, work)
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the newest update."""
@@ -109,7 +109,8 @@ class MeTrpo(nn.Module):
         config = self.config
         minibatch = max(1, len(features) // config.value_minibatches)
         for _ in range(config.value_epochs):
-            order = torch.randperm(len(features), generator=generator)
+            order = torch.randperm(len(features), generator=generator,
+                                   device=generator.device)
             for chosen in order.split(minibatch)[:config.value_minibatches]:
                 loss = nn.functional.mse_loss(value(features[chosen]), returns[chosen])
                 self._value_optimizer.step(torch.autograd.grad(

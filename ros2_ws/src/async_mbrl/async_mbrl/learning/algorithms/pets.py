@@ -54,7 +54,8 @@ class Pets(nn.Module):
     def update(self, imagination: Imagination) -> None:
         """Bring the policy closer to what was planned."""
         buffer = imagination.pool.buffer    # in offline data nothing was planned by this planner
-        rows = torch.randint(len(buffer), (self.config.batch,), generator=imagination.generator)
+        rows = torch.randint(len(buffer), (self.config.batch,),
+                             generator=imagination.generators.rows)
         # What the policy did by itself was drawn, and has a density; what was planned, or done by a
         # person, has none.
         planned = (buffer.log_probability(rows) == 0.0).float()

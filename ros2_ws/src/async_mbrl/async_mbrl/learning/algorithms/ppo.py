@@ -65,17 +65,18 @@ class Ppo(nn.Module):
 
     def update(self, experience: Experience) -> Iterator[None]:
         """Improve the policy once, yielding now and then."""
-        config, work = self.config, Workload()
+        config, work, generator = self.config, Workload(), experience.generators.noise
         rows = experience.on_policy_rows()
         self._taken_over += experience.left_out
         samples, actions = experience.buffer.samples(rows), experience.buffer.requested(rows)
-        steps = self._judged(samples, actions, experience.buffer.ended(rows))
+        ended = experience.buffer.ended(rows).to(actions.device)
+        steps = self._judged(samples, actions, ended)
         sizes = [part.shape[1] for part in steps]
         table = torch.cat(steps, 1)
         minibatch = max(1, -(-len(table) // config.minibatches))
         cost = FORWARD_AND_BACKWARD * minibatch * multiplications(self)
         for _ in range(config.epochs):
-            order = torch.randperm(len(table), generator=experience.generator)
+            order = torch.randperm(len(table), generator=generator, device=generator.device)
             for chosen in order.split(minibatch):
                 self._improve(*table[chosen].split(sizes, 1))
                 yield from work.add(cost)

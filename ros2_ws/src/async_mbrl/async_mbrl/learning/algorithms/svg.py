@@ -100,7 +100,9 @@ class Svg(nn.Module):
         config, policy = self.config, self.policy
         observation = start = imagination.start(config.rollouts, config.initial_share)
         shape = (config.horizon, *observation.shape[:-1], self._task.action_size)
-        noise = config.action_std * torch.randn(shape, generator=imagination.generator)
+        generator = imagination.generators.noise
+        noise = config.action_std * torch.randn(shape, generator=generator,
+                                                device=generator.device)
         features, actions, observations = [policy.features(observation)], [], []
         for step in range(config.horizon):
             action = (policy.mean(features[-1]) + noise[step]).clamp(-1.0, 1.0)
