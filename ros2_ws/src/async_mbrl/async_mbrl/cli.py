@@ -33,7 +33,7 @@ exit status:
 """
 
 
-_EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'dataset', 'set')
+_EMULATED = ('task', 'robot', 'algorithm', 'schedule', 'seed', 'dataset', 'device', 'set')
 """Arguments of a run that also make sense where nothing takes wall time."""
 _COMPOSED = ('task', 'robot', 'algorithm', 'schedule', 'set')
 """Arguments of a run on which its settings depend."""

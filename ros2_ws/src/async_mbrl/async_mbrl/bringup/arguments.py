@@ -57,6 +57,8 @@ ARGUMENTS = (
              'model this run begins with. Empty: none.'),
     Argument('real_time_factor', float, '1.0',
              'Seconds of robot time in a second, simulation only; other than 1 with /clock.'),
+    Argument('device', str, 'cpu', 'Where model and policy are learned: cpu; cuda, the first GPU '
+             'of the machine that learns; cuda:N, another one of its GPUs, counted from 0.'),
     Argument('dry_run', bool, '',
              'Everything runs, but nothing is sent to the arm. Empty: true with a real arm, false '
              'in simulation. false with a real arm makes it move.', 'switch'),
@@ -89,6 +91,7 @@ class RunRequest:
     dataset: str | None = None
     init_from: str | None = None
     real_time_factor: float | None = None
+    device: str | None = None
     dry_run: bool | None = None
     takeover: str | None = None
     set: tuple[str, ...] = ()

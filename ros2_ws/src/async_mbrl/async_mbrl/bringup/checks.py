@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from async_mbrl.bringup import resources
+from async_mbrl.bringup.arguments import default
 from async_mbrl.bringup.composition import Composition, noted
 from async_mbrl.control.settings import TELEOP
 from async_mbrl.core.config import ConfigError, load, read_yaml
@@ -91,12 +92,28 @@ def check_takeover(composition: Composition) -> None:
         raise ConfigError(flaw)
 
 
-def check_beginning(composition: Composition) -> None:
-    """See to it that what a run begins from is there; a dataset is of its task and robot, too.
+def check_device(composition: Composition) -> None:
+    """See to it that the device of the learners is there, on the machine that they are started on.
 
     Raises:
         ConfigError: it is not.
     """
+    if composition.run.device != default('device'):
+        from async_mbrl.learning.device import find_device  # brings torch
+
+        find_device(composition.run.device)
+
+
+def check_beginning(composition: Composition) -> None:
+    """See to it that what a run begins from is there, and where it learns.
+
+    A dataset is of its task and robot, too.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    check_device(composition)
+
     def learned(root: Path) -> bool:
         return any((place / 'checkpoint.json').is_file() for place in (
             root, *(RunFolder(root).learner(name) for name in ('policy_learner', 'model_learner'))))

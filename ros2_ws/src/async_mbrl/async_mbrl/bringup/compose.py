@@ -64,7 +64,8 @@ def compose(request: RunRequest, share: Path, run_dir: Path) -> Composition:
             else request.seed, 'algorithm': algorithm,
             'real_time_factor': float(default('real_time_factor'))
             if request.real_time_factor is None else request.real_time_factor,
-            'dataset': absolute(request.dataset), 'init_from': absolute(request.init_from)},
+            'dataset': absolute(request.dataset), 'init_from': absolute(request.init_from),
+            'device': default('device') if request.device is None else request.device},
         'collection': {'motion_time_s': float(default('motion_time'))
                        if request.motion_time is None else request.motion_time},
         'controller': {},
@@ -166,7 +167,7 @@ def compose_use(source: Composition, root: Path, request: RunRequest,
                           f'{source.robot.name}.sim.yaml; use it with --where real')
     mapping = source.to_mapping()
     mapping['run'].update(mode='use', policy_from=str(root), run_dir=str(run_dir), dataset='',
-                          init_from='')
+                          init_from='', device=default('device'))
     mapping['collection']['learners'] = ['policy_learner']
     mapping['takeover']['node'] = ''
     if where == 'real':

@@ -162,6 +162,8 @@ def resume(request: RunRequest, root: Path) -> Composition:
                               'folder')
         composition = replace(composition, run=replace(composition.run,
                                                        dataset=absolute(request.dataset)))
+    if request.device is not None:      # what was learned does not depend on where
+        composition = replace(composition, run=replace(composition.run, device=request.device))
     if request.robot is not None and request.robot.endswith('.yaml'):     # it may have moved
         file = Path(request.robot).expanduser().resolve()
         composition = replace(composition, robot_file=str(file))

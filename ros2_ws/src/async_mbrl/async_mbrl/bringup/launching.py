@@ -28,6 +28,8 @@ from async_mbrl.bringup.arguments import (
     Argument,
     parse_request,
 )
+from async_mbrl.bringup.checks import check_device
+from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.domain import DomainClaim
 from async_mbrl.bringup.folder import OpenRun, open_run, start_lines
 from async_mbrl.bringup.graph import (
@@ -130,9 +132,15 @@ def start(context: LaunchContext, file: GraphFile, given: Set[str]) -> list[Any]
     elif values['where'] == 'sim':
         keep_to_this_machine(os.environ, resources.share_folder())
     domain = DomainClaim(file.nodes)
+
+    def check(composition: Composition) -> None:
+        if set(file.nodes) & set(LEARNERS):     # else they learn on another machine
+            check_device(composition)
+        domain.claim_for(composition)
+
     try:
         run = open_run(parse_request(values), resources.share_folder(), Path.cwd(),
-                       datetime.now(), domain.claim_for, robot_description)
+                       datetime.now(), check, robot_description)
     except ConfigError as error:
         raise RuntimeError(str(error)) from None
     _open_runs.append((run, domain))

@@ -15,6 +15,7 @@ from async_mbrl.bringup.folder import OpenRun
 from async_mbrl.bringup.supervisor import STATUS_INTERRUPTED
 from async_mbrl.core.config import ConfigError
 from async_mbrl.learning.checkpoint import CheckpointError, recorded_count
+from async_mbrl.learning.device import find_device
 from async_mbrl.learning.learner import LearningDiverged, learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
@@ -75,15 +76,16 @@ def _learn(run: OpenRun, wanted: dict[str, int]) -> None:
     composition = run.composition
     torch.set_num_threads(1)
     task = make_task(composition.task, composition.robot)
+    device = find_device(composition.run.device)
     policy = PolicyLearner(composition.improvement, composition.model, composition.network,
                            composition.exploration, task,
-                           seed=learner_seed(composition.run.seed, 'policy_learner'))
+                           seed=learner_seed(composition.run.seed, 'policy_learner'), device=device)
     model = ModelLearner(composition.model, task,
-                         seed=learner_seed(composition.run.seed, 'model_learner')
-                         ) if 'model_learner' in wanted else None
+                         seed=learner_seed(composition.run.seed, 'model_learner'),
+                         device=device) if 'model_learner' in wanted else None
     try:
-        training = Pretraining(read_offline(task, Path(composition.run.dataset)), policy, model,
-                               run.folder.learner)
+        training = Pretraining(read_offline(task, Path(composition.run.dataset), device),
+                               policy, model, run.folder.learner)
     except CheckpointError as error:
         raise ConfigError(str(error)) from None
     lines = _Lines({'policy_learner': policy.offline_updates,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from async_mbrl.core.config import param
+from async_mbrl.core.config import ConfigError, param
+
+_DEVICE = re.compile('cpu|cuda(:[0-9]{1,3})?')
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,13 @@ class RunSettings:
                          'the arm moves and beside what it does; empty: none', '')
     init_from: str = param('folder of a run, or of a checkpoint, that learners begin from where '
                            'they have learned nothing in this run; empty: none', '')
+    device: str = param('where learners compute: cpu; cuda, the first GPU; cuda:N, that one', 'cpu')
     dry_run: bool = param('everything runs, but no command is sent to the arm', False)
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(f'device: no device {self.device!r}; expected cpu, cuda or cuda:N, '
+                              'N being the number of a GPU, from 0')
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def settings_of(composition: Composition) -> EmulationSettings:
         task=composition.task, collection=composition.collection, model=composition.model,
         network=composition.network, exploration=composition.exploration,
         improvement=composition.improvement, schedule=composition.schedule,
-        dataset=composition.run.dataset)
+        dataset=composition.run.dataset, device=composition.run.device)
 
 
 def emulate(composition: Composition, samples: int, output: Path | None,

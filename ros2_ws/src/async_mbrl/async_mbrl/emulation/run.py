@@ -24,6 +24,7 @@ from async_mbrl.core.snapshot import Snapshot
 from async_mbrl.core.transition import ControlStep, EpisodeCommand
 from async_mbrl.emulation.pace import Pace, Sequential, SideBySide
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.device import find_device
 from async_mbrl.learning.learner import Learner, learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
@@ -71,6 +72,7 @@ class EmulationSettings:
     improvement: ImprovementConfig
     schedule: ScheduleConfig
     dataset: str = ''
+    device: str = 'cpu'
 
 
 @dataclass
@@ -141,7 +143,8 @@ class EmulatedRun:
         self._control = control
         if isinstance(settings.improvement, PetsConfig) and control is None:
             self._control = PredictiveControl(settings.improvement, settings.model, self._task,
-                                              seed=learner_seed(settings.seed, 'planner'))
+                                              seed=learner_seed(settings.seed, 'planner'),
+                                              device=find_device(settings.device))
         self._planned_with = -1     # one that was learned from a dataset has no updates yet
         if pace is None:
             self._model, self._policy = _learners(settings, self._task)
@@ -238,13 +241,15 @@ class EmulatedRun:
 
 def _learners(settings: EmulationSettings, task: Any
               ) -> tuple[ModelLearner | None, PolicyLearner]:
-    model = ModelLearner(settings.model, task, seed=learner_seed(settings.seed, 'model_learner')
-                         ) if settings.improvement.NEEDS_MODEL else None
+    device = find_device(settings.device)
+    model = ModelLearner(settings.model, task, seed=learner_seed(settings.seed, 'model_learner'),
+                         device=device) if settings.improvement.NEEDS_MODEL else None
     policy = PolicyLearner(
         settings.improvement, settings.model, settings.network, settings.exploration, task,
-        seed=learner_seed(settings.seed, 'policy_learner'))
+        seed=learner_seed(settings.seed, 'policy_learner'), device=device)
     if settings.dataset:
-        training = Pretraining(read_offline(task, Path(settings.dataset)), policy, model)
+        training = Pretraining(read_offline(task, Path(settings.dataset), device), policy,
+                               model)
         for _ in training.run(settings.improvement.offline_updates,
                               settings.model.offline_updates):
             pass

@@ -11,6 +11,7 @@ from async_mbrl.core.config import param
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunSettings
 from async_mbrl.learning.config import ModelConfig
+from async_mbrl.learning.device import find_device
 from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.predictive_control import PredictiveControl
 from async_mbrl.learning.settings import PetsConfig
@@ -51,7 +52,8 @@ class PlannerNode(BridgedNode[PlannerBridge]):
         config = self.config
         task = make_task(config.task, config.robot)
         control = PredictiveControl(config.improvement, config.model, task,
-                                    seed=learner_seed(config.run.seed, NAME))
+                                    seed=learner_seed(config.run.seed, NAME),
+                                    device=find_device(config.run.device))
         self.bridge = PlannerBridge(self, control, task, config.run.real_time_factor)
 
     def cleanup(self) -> None:

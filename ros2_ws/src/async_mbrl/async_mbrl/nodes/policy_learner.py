@@ -17,6 +17,7 @@ from async_mbrl.core.run import RunFolder, RunSettings
 from async_mbrl.core.schedule import ScheduleConfig
 from async_mbrl.core.snapshot import Snapshot
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
+from async_mbrl.learning.device import find_device
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import Learner, learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
@@ -87,16 +88,17 @@ class PolicyLearnerNode(LearnerNode):
         config, incarnation = self.config, raise_incarnation(folder)
         if config.schedule.sequential:      # the arm waits: nobody else needs the cores
             torch.set_num_threads(len(os.sched_getaffinity(0)))
+        device = find_device(config.run.device)
         learner = PolicyLearner(
             config.improvement, config.model, config.network, config.exploration, self.task,
-            incarnation=incarnation, seed=learner_seed(config.run.seed, NAME))
+            incarnation=incarnation, seed=learner_seed(config.run.seed, NAME), device=device)
         use_dataset(self, learner, NAME, config.run, folder, config.improvement.offline_updates,
                     self.task)
         begin_from(self, learner, NAME, config.run, folder)
         if config.schedule.sequential:
             model = ModelLearner(
                 config.model, self.task, incarnation=incarnation,
-                seed=learner_seed(config.run.seed, 'model_learner')
+                seed=learner_seed(config.run.seed, 'model_learner'), device=device
             ) if config.improvement.NEEDS_MODEL else None
             if model is not None:
                 begin_from(self, model, 'model_learner', config.run, folder)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunSettings
 from async_mbrl.learning.checkpoint import CheckpointError, recorded_count, recorded_hash
+from async_mbrl.learning.device import find_device
 from async_mbrl.learning.pretraining import Trainee, read_offline
 from async_mbrl.learning.warm_start import checkpoint_of
 from async_mbrl.ros.bridged_node import BridgedNode, serve
@@ -117,7 +118,7 @@ def use_dataset(node: ManagedNode, learner: Trainee, name: str, run: RunSettings
         raise ConfigError(f'run.dataset: {made} of {wanted} updates of {name} from {run.dataset} '
                           f'have been made; first: async-mbrl pretrain --run-dir {run.run_dir}')
     try:
-        offline = read_offline(task, Path(run.dataset))
+        offline = read_offline(task, Path(run.dataset), find_device(run.device))
     except ConfigError as error:
         if not online:
             raise

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from async_mbrl.bringup.arguments import ARGUMENTS, RunRequest, parse_request
-from async_mbrl.bringup.compose import FAULT_PATIENCE_S, compose, recompose
+from async_mbrl.bringup.compose import FAULT_PATIENCE_S, compose, compose_use, recompose
 from async_mbrl.bringup.folder import open_run, open_use, read_run, start_lines
 from async_mbrl.bringup.graph import (
     LEARNERS,
@@ -165,6 +165,22 @@ def test_an_existing_run_is_resumed_with_its_own_configuration(share: Path,
         with pytest.raises(ConfigError, match=words):
             open_run(RunRequest(**{**vars(request), 'run_dir': 'mine'}), share, tmp_path, NOW)
         assert again.folder.config.read_text() == before
+
+
+def test_a_run_goes_on_on_the_device_that_is_asked_for(share: Path, tmp_path: Path) -> None:
+    def device(asked: str | None) -> str:
+        with (run := open_run(RunRequest(device=asked, run_dir='mine'), share, tmp_path, NOW)).lock:
+            return run.composition.run.device
+
+    assert [device(asked) for asked in (None, 'cuda:1', None, 'cpu')] == [
+        'cpu', 'cuda:1', 'cuda:1', 'cpu']
+    with pytest.raises(ConfigError, match="device: no device 'gpu'; expected cpu, cuda or cuda:N"):
+        device('gpu')
+
+
+def test_what_uses_a_policy_asks_for_no_device(share: Path, tmp_path: Path) -> None:
+    learned = compose(RunRequest(device='cuda'), share, tmp_path / 'learned')
+    assert compose_use(learned, tmp_path, RunRequest(), tmp_path).run.device == 'cpu'
 
 
 def test_a_folder_of_another_task_or_of_no_run_is_refused(share: Path, tmp_path: Path) -> None:

@@ -13,6 +13,14 @@ import pytest
 import stand_in
 import torch
 
+from async_mbrl.bringup.arguments import RunRequest
+from async_mbrl.bringup.checks import check_beginning
+from async_mbrl.bringup.compose import compose
+from async_mbrl.bringup.resources import share_folder
+from async_mbrl.cli import main
+from async_mbrl.core.config import ConfigError
+from async_mbrl.learning.device import CPU, find_device
+
 Run = Callable[..., Any]
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 
@@ -73,3 +81,37 @@ def test_products_and_numbers_are_those_of_the_device(on_device: Run) -> None:
 
 def test_the_stand_in_refuses_what_a_gpu_refuses(elsewhere: Run) -> None:
     elsewhere(device_rig.refuses_to_be_mixed, stand_in.DEVICE)
+
+
+@pytest.mark.parametrize('word', ['gpu', 'cuda:', 'cuda:-1', 'cuda:x', 'CUDA', 'mps', ''])
+def test_a_word_that_is_no_device_is_refused_without_torch(word: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"run.device: no device '{word}'; expected cpu, cuda or"):
+        compose(RunRequest(device=word), share_folder(), tmp_path)
+
+
+@pytest.mark.parametrize(('built', 'why'), [
+    (False, "built without CUDA; install one that has it, or use 'cpu'"),
+    (True, "finds no GPU that it can use; see nvidia-smi, or use 'cpu'")])
+def test_a_device_that_is_not_there_is_refused_before_anything_starts(
+        built: bool, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, 'is_built', lambda: built)
+    composition = compose(RunRequest(device='cuda:1'), share_folder(), tmp_path)
+    with pytest.raises(ConfigError, match=f"device: 'cuda:1' is not there for torch .*{why}"):
+        check_beginning(composition)
+    assert main(['emulate', '--device', 'cuda:1', '--samples', '1']) == 2
+    printed = capsys.readouterr()
+    assert why in printed.err
+    assert printed.out == ''
+    check_beginning(compose(RunRequest(device='cpu'), share_folder(), tmp_path))
+
+
+def test_a_gpu_is_found_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    assert find_device('cpu') == CPU
+    assert find_device('cuda') == torch.device('cuda', 0)
+    assert find_device('cuda:1') == torch.device('cuda', 1)
+    with pytest.raises(ConfigError, match="'cuda:2' is not there: torch finds 2, cuda:0 to cuda:1"):
+        find_device('cuda:2')

@@ -182,3 +182,34 @@ def test_who_is_looked_for_and_moves_only_when_told(
         launching.start(None, file, set(given))
     assert asked == [expected]
     assert os.environ.get(RANGE) == seen
+
+
+@pytest.mark.skipif(REAL, reason='reads how the stand-ins were made')
+def test_a_device_is_looked_for_where_learners_are_started(
+        launching: Any, package_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The robot PC is given the same arguments, but learns nothing."""
+    checks = []
+
+    def open_run(*arguments: Any) -> None:
+        checks.append(arguments[4])
+        raise launching.ConfigError('enough')
+
+    claimed: list[Any] = []
+    monkeypatch.setattr(launching, 'open_run', open_run)
+    monkeypatch.setattr(launching, 'DomainClaim', lambda _nodes: types.SimpleNamespace(
+        claim_for=claimed.append))
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setenv(RANGE, 'SUBNET')
+    values = {item.name: item.default for item in launching.ROBOT_PC.arguments}
+    monkeypatch.setattr(launching, 'LaunchConfiguration', lambda name: types.SimpleNamespace(
+        perform=lambda _context: values[name]))
+    composition = compose(RunRequest(device='cuda'), package_root, Path('/run'))
+    for file in (launching.ROBOT_PC, launching.WORKSTATION):
+        with pytest.raises(RuntimeError, match='enough'):
+            launching.start(None, file, set())
+    on_robot, on_workstation = checks
+    on_robot(composition)
+    assert claimed == [composition]
+    with pytest.raises(launching.ConfigError, match="device: 'cuda' is not there"):
+        on_workstation(composition)
+    assert claimed == [composition]
