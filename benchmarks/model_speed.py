@@ -9,6 +9,9 @@ wide, and it samples each imagined step in a member drawn anew; ours predicts a 
 imagined state stays in its member. Rows named bfloat16 have hidden layers multiplied in numbers of
 8 bits, which is less work than that of the peer: they are told beside the others.
 
+``--device cuda`` measures the same on a GPU, without a peer: in seconds of the clock, after it has
+computed all, and against a large product there. Its result is a file of its own.
+
 Needs a sourced environment (``. scripts/env.sh``).
 """
 
@@ -37,6 +40,7 @@ from async_mbrl.bringup.compose import compose
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning.config import ModelConfig
+from async_mbrl.learning.device import find_device
 from async_mbrl.learning.dynamics import make_imagined
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
@@ -57,12 +61,20 @@ CHEETAH = SimpleNamespace(name='half_cheetah_sizes', state_size=17, action_size=
 """What a model needs to know of a task with the sizes of HalfCheetah."""
 
 
-def seconds_each(action: Callable[[], object], repeats: int) -> float:
-    """Give the CPU time of a call in one window, s."""
-    begun = time.process_time()
+def now_s(device: torch.device) -> float:
+    """Give the CPU time of this process or, where a GPU computes, the time when it has done so."""
+    if device.type == 'cpu':
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds_each(action: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Give the time of a call in one window, s."""
+    begun = now_s(device)
     for _ in range(repeats):
         action()
-    return (time.process_time() - begun) / repeats
+    return (now_s(device) - begun) / repeats
 
 
 def take_turns(contenders: dict[str, Callable[[], float]]) -> dict[str, float]:
@@ -76,15 +88,15 @@ def take_turns(contenders: dict[str, Callable[[], float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def median_seconds(action: Callable[[], object], repeats: int) -> float:
-    """Give the median CPU time of a call, s."""
-    return take_turns({'': lambda: seconds_each(action, repeats)})['']
+def median_seconds(action: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Give the median time of a call, s."""
+    return take_turns({'': lambda: seconds_each(action, repeats, device)})['']
 
 
-def product_peak() -> float:
+def product_peak(device: torch.device) -> float:
     """Give the rate of a large single-precision matrix product by torch, FLOP/s."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    return 2 * 2048 ** 3 / median_seconds(lambda: torch.mm(a, b), 2)
+    a, b = torch.randn(2, 2048, 2048, device=device)
+    return 2 * 2048 ** 3 / median_seconds(lambda: torch.mm(a, b), 2, device)
 
 
 def fma_peak() -> float | None:
@@ -171,27 +183,29 @@ def cheetah_transitions() -> list[Transition]:
             for number, (state, action) in enumerate(zip(states, actions, strict=True))]
 
 
-def plain_rows(rows: Rows, peer: Peer | None) -> None:
+def plain_rows(rows: Rows, peer: Peer | None, device: torch.device) -> None:
     """Measure updates of the unstructured ensemble and imagined steps in it."""
     transitions = cheetah_transitions()
-    kinds = [kind for kind in KINDS if kind != 'onednn' or onednn_works()]
+    kinds = [kind for kind in KINDS
+             if kind != 'onednn' or (device.type == 'cpu' and onednn_works())]
     for hidden, batch, repeats in SHAPES:
         sizes = (CHEETAH.state_size + CHEETAH.action_size, *hidden, CHEETAH.state_size)
-        automatic = choose_product('auto', 5, sizes, 'silu', batch)
+        automatic = choose_product('auto', 5, sizes, 'silu', batch, device)
         updates: dict[str, Callable[[], float]] = {}
         steps: dict[str, Callable[[], float]] = {}
         for kind in kinds:
             config = ModelConfig(kind='plain', hidden=hidden, batch=batch, updates_per_step=1,
                                  **KINDS[kind])
-            learner = ModelLearner(config, CHEETAH, seed=SEED)
-            imagined = make_imagined(config, CHEETAH, torch.Generator())
+            learner = ModelLearner(config, CHEETAH, seed=SEED, device=device)
+            with device:
+                imagined = make_imagined(config, CHEETAH, torch.Generator(device))
             learner.take(transitions)
             states, actions, _ = learner.buffer.batch(
                 torch.arange(STATES // 5).remainder(TRANSITIONS).expand(5, -1))
 
-            updates[kind] = partial(seconds_each, learner.step, repeats)
+            updates[kind] = partial(seconds_each, learner.step, repeats, device)
             steps[kind] = partial(seconds_each, torch.inference_mode()(partial(
-                imagined.predict, states, actions)), 3)
+                imagined.predict, states, actions)), 3, device)
         if peer is not None:
             updates['mbrl-lib'] = partial(peer.seconds, measure='update', hidden=hidden,
                                           batch=batch, repeats=repeats)
@@ -207,25 +221,27 @@ def plain_rows(rows: Rows, peer: Peer | None) -> None:
                      step['mbrl-lib'] / STATES if peer is not None else None, **about)
 
 
-def structured_rows(rows: Rows, task: Any, transitions: list[Transition]) -> None:
+def structured_rows(rows: Rows, task: Any, transitions: list[Transition],
+                    device: torch.device) -> None:
     """Measure updates of the ensemble that an arm learns with."""
     for hidden, batch, repeats in SHAPES:
         learner = ModelLearner(ModelConfig(hidden=hidden, batch=batch, updates_per_step=1), task,
-                               seed=SEED)
+                               seed=SEED, device=device)
         learner.take(transitions)
         sizes = (4 * task.joints, *hidden, task.joints)
         rows.add(f'update of a structured ensemble, 5 x {hidden}, batch {batch}',
-                 median_seconds(learner.step, repeats), 5 * batch * training(sizes),
+                 median_seconds(learner.step, repeats, device), 5 * batch * training(sizes),
                  product=learner.product)
 
 
-def policy_rows(rows: Rows, task: Any, transitions: list[Transition]) -> None:
+def policy_rows(rows: Rows, task: Any, transitions: list[Transition],
+                device: torch.device) -> None:
     """Measure updates of each algorithm with the settings of its file."""
     for algorithm in ('me_ppo', 'svg'):
         composition = compose(RunRequest(algorithm=algorithm), share_folder(), RESULTS)
-        model = ModelLearner(composition.model, task, seed=SEED)
+        model = ModelLearner(composition.model, task, seed=SEED, device=device)
         learner = PolicyLearner(composition.improvement, composition.model, composition.network,
-                                composition.exploration, task, seed=SEED)
+                                composition.exploration, task, seed=SEED, device=device)
         for worker in (model, learner):
             worker.take(transitions)
         model.step()
@@ -238,36 +254,43 @@ def policy_rows(rows: Rows, task: Any, transitions: list[Transition]) -> None:
                 learner.step()
 
         rows.add(f'{algorithm} update, {settings.rollouts} x {settings.horizon} imagined steps',
-                 median_seconds(update, 5))
+                 median_seconds(update, 5, device))
 
 
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, MBRL_LIB)
+    parser.add_argument('--device', default='cpu', metavar='NAME',
+                        help='where to learn: cpu, cuda or cuda:N (default: cpu)')
     arguments = parser.parse_args()
+    composition = compose(RunRequest(device=arguments.device), share_folder(), RESULTS)
+    device = find_device(composition.run.device)
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     python = interpreter(arguments, MBRL_LIB)
+    if python is not None and device.type != 'cpu':
+        parser.error('mbrl-lib is measured on the CPU alone')
     peer = None if python is None else Peer(MBRL_LIB, python)
-    composition = compose(RunRequest(), share_folder(), RESULTS)
     task = make_task(composition.task, composition.robot)
     transitions = random_transitions(task)
-    peak, fma = product_peak(), fma_peak()
+    peak, fma = product_peak(device), fma_peak() if device.type == 'cpu' else None
     print(f'a large product {peak / 1e9:.1f} GFLOP/s, FMA '
           f'{"unknown" if fma is None else f"{fma / 1e9:.1f} GFLOP/s"}', flush=True)
     rows = Rows(peak, fma)
-    plain_rows(rows, peer)
-    structured_rows(rows, task, transitions)
-    policy_rows(rows, task, transitions)
+    plain_rows(rows, peer, device)
+    structured_rows(rows, task, transitions, device)
+    policy_rows(rows, task, transitions, device)
     if peer is not None:
         peer.close()
     result = {**provenance([SEED]), 'torch': torch.__version__,
+              'device': 'cpu' if device.type == 'cpu' else torch.cuda.get_device_name(device),
               'peer_versions': None if peer is None else peer.versions,
               'peak_gflops': round(peak / 1e9, 1),
               'fma_peak_gflops': None if fma is None else round(fma / 1e9, 1), 'rows': rows.rows}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / 'model_speed.json').write_text(json.dumps(result, indent=1) + '\n')
+    name = 'model_speed.json' if device.type == 'cpu' else 'model_speed_gpu.json'
+    (RESULTS / name).write_text(json.dumps(result, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -128,7 +128,6 @@ def _call(operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     known = {id(each.held): each for each in _tensors((args, kwargs))
              if isinstance(each, Elsewhere)}
 
-
     def wrapped(value: Any) -> Any:
         # What an operator changes in place it gives back, and so must this.
         if isinstance(value, torch.Tensor):
