@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -84,9 +86,24 @@ def test_the_stand_in_refuses_what_a_gpu_refuses(elsewhere: Run) -> None:
 
 
 @pytest.mark.parametrize('word', ['gpu', 'cuda:', 'cuda:-1', 'cuda:x', 'CUDA', 'mps', ''])
-def test_a_word_that_is_no_device_is_refused_without_torch(word: str, tmp_path: Path) -> None:
+def test_a_word_that_is_no_device_is_refused(word: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"run.device: no device '{word}'; expected cpu, cuda or"):
         compose(RunRequest(device=word), share_folder(), tmp_path)
+
+
+def test_the_pc_of_the_robot_needs_no_torch_to_take_the_argument() -> None:
+    script = """
+import sys
+sys.modules['torch'] = None     # as where it is not installed
+from pathlib import Path
+from async_mbrl.bringup.arguments import RunRequest
+from async_mbrl.bringup.compose import compose
+from async_mbrl.bringup.resources import share_folder
+print(compose(RunRequest(device='cuda:1'), share_folder(), Path()).run.device)
+"""
+    ended = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
+                           check=False)
+    assert (ended.stdout.strip(), ended.stderr) == ('cuda:1', '')
 
 
 @pytest.mark.parametrize(('built', 'why'), [
