@@ -40,7 +40,7 @@ from async_mbrl.bringup.compose import compose
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.device import find_device
+from async_mbrl.learning.device import find_device, making_on
 from async_mbrl.learning.dynamics import make_imagined
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
@@ -197,7 +197,7 @@ def plain_rows(rows: Rows, peer: Peer | None, device: torch.device) -> None:
             config = ModelConfig(kind='plain', hidden=hidden, batch=batch, updates_per_step=1,
                                  **KINDS[kind])
             learner = ModelLearner(config, CHEETAH, seed=SEED, device=device)
-            with device:
+            with making_on(device):
                 imagined = make_imagined(config, CHEETAH, torch.Generator(device))
             learner.take(transitions)
             states, actions, _ = learner.buffer.batch(

@@ -8,6 +8,7 @@ published or saved comes back: it does not tell where it was learned.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,14 @@ def find_device(name: str) -> torch.device:
     return torch.device('cuda', index)
 
 
+def making_on(device: torch.device) -> AbstractContextManager[object]:
+    """Let tensors that are made within lie on a device if they do not say where.
+
+    On the CPU they do so by themselves, and what is tried out there is not slowed down.
+    """
+    return nullcontext() if device == CPU else device
+
+
 @dataclass(frozen=True)
 class Generators:
     """What a learner draws by; on the CPU both are the same one.
@@ -57,8 +66,8 @@ class Generators:
     def on(device: torch.device, seed: int) -> Generators:
         """Make those of a learner on a device."""
         rows = torch.Generator().manual_seed(seed)
-        return Generators(rows, rows if device == CPU else torch.Generator(device).manual_seed(
-            seed))
+        noise = rows if device == CPU else torch.Generator(device).manual_seed(seed)
+        return Generators(rows, noise)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Give the states for a checkpoint."""

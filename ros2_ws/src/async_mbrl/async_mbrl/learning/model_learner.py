@@ -17,7 +17,7 @@ from async_mbrl.learning.adam import Adam
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.device import CPU
+from async_mbrl.learning.device import CPU, making_on
 from async_mbrl.learning.dynamics import make_dynamics
 from async_mbrl.learning.early_stopping import EarlyStopping
 from async_mbrl.learning.normalisation import StatisticsRefresh, statistics
@@ -52,7 +52,7 @@ class ModelLearner(Worker):
         super().__init__(task, config.capacity, seed, incarnation, device)
         self._config = config
         noise = self._generators.noise
-        with device:
+        with making_on(device):
             self.dynamics = make_dynamics(config, task, noise)
             self.average, self._before_episode = (
                 make_dynamics(config, task, noise).requires_grad_(False) for _ in range(2))

@@ -18,7 +18,7 @@ from async_mbrl.learning.algorithms import ActsByEpisode, DrawsTransitions, make
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
-from async_mbrl.learning.device import CPU
+from async_mbrl.learning.device import CPU, making_on
 from async_mbrl.learning.dynamics import Dynamics, make_imagined
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.exploration import ParameterNoise, exploration_std
@@ -61,7 +61,7 @@ class PolicyLearner(Worker):
         self._improvement = improvement
         self._exploration = exploration
         self._goal_rng = np.random.default_rng(seed)
-        with device:
+        with making_on(device):
             self.algorithm = make_algorithm(improvement, network, task, self._generators.noise)
         self._experience = Experience(self.buffer, self._generators)
         self._parameter_noise = ParameterNoise(exploration, self._experience)
@@ -70,7 +70,7 @@ class PolicyLearner(Worker):
         self._dynamics: Dynamics | None = None
         self._imagination: Imagination | None = None
         if improvement.NEEDS_MODEL:
-            with device:
+            with making_on(device):
                 self._dynamics = make_imagined(model, task, self._generators.noise)
             self._imagination = self._imagination_of(self._dynamics, self.pool)
         self._stochastic = network.stochastic

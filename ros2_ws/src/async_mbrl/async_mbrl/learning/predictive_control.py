@@ -11,7 +11,7 @@ from async_mbrl.core.plan import MOST_STEPS, Plan
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import ControlStep, StepKind
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.device import CPU, Generators
+from async_mbrl.learning.device import CPU, Generators, making_on
 from async_mbrl.learning.dynamics import make_imagined
 from async_mbrl.learning.planning import Planner
 from async_mbrl.learning.settings.pets import PetsConfig
@@ -34,7 +34,7 @@ class PredictiveControl:
         self._task = task
         self._device = device
         generator = Generators.on(device, seed).noise
-        with device:
+        with making_on(device):
             self._dynamics = make_imagined(model, task, generator)
             self._planner = Planner(improvement, self._dynamics, task, generator)
         self._config = improvement
