@@ -8,6 +8,11 @@ number of gradient steps; the mean actions of both are judged
 by the same simulation, from the same starts. Networks, temperature, batch and learning rates are
 d3rlpy's defaults in both; it gets states that are normalised as ours are, and its policy is loaded
 into our network to be judged.
+
+d3rlpy 2.6.1 takes the values that its critics learn for AWAC from its SAC, together with the
+entropy of a squashed Gaussian at a temperature of 1, which the policy of AWAC is not; in Nair et
+al. 2020 there is no such term. ``d3rlpy_without_entropy`` is the same program with that
+temperature at 0, ``--programs`` chooses.
 What is complete is not run again. Needs a sourced environment (``. scripts/env.sh``).
 """
 
@@ -56,7 +61,7 @@ GYMNASIUM: dict[str, tuple[str, ...]] = {
 MEDIUM = {'half_cheetah': 3000.0, 'hopper': 1200.0}
 """Return at which a policy is medium: about a third of what SAC comes to in the end."""
 KINDS = ('medium', 'medium-replay')
-PROGRAMS = ('ours', 'd3rlpy')
+PROGRAMS = ('ours', 'd3rlpy', 'd3rlpy_without_entropy')
 JUDGED_EVERY = 2500
 """Transitions of SAC between two judgements."""
 NETWORK = PolicyNetworkConfig((256, 256), 'relu', 'tanh_mean', 'state_independent')
@@ -169,8 +174,8 @@ def learn_here(chosen: EmulationSettings, buffer: TransitionBuffer, seed: int,
 
 
 def learn_there(python: Path, chosen: EmulationSettings, buffer: TransitionBuffer, seed: int,
-                steps: int) -> Snapshot:
-    """Learn offline with that of d3rlpy."""
+                steps: int, entropy: bool) -> Snapshot:
+    """Learn offline with that of d3rlpy; ``entropy``: as it is."""
     described = statistics(buffer, margin=0.0)
     task = make_task(chosen.task, chosen.robot)
     policy = Policy(NETWORK, task, torch.Generator())
@@ -184,7 +189,7 @@ def learn_there(python: Path, chosen: EmulationSettings, buffer: TransitionBuffe
                  terminated=samples.terminated.numpy(), ended=buffer.ended(rows).numpy())
         subprocess.run([str(python), str(Path(__file__).with_name('d3rlpy_awac.py')), json.dumps({
             'data': str(data), 'weights': str(weights), 'seed': seed, 'steps': steps,
-            'hidden': list(NETWORK.hidden)})], check=True)
+            'hidden': list(NETWORK.hidden), 'entropy': entropy})], check=True)
         with np.load(weights) as found:
             policy.load_tensors({**policy.tensors(), **found})
             acted = torch.from_numpy(found['acted'])
@@ -201,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, D3RLPY)
     parser.add_argument('--bodies', nargs='+', choices=GYMNASIUM, default=list(GYMNASIUM))
+    parser.add_argument('--programs', nargs='+', choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--steps', type=int, default=10_000, help='gradient steps')
     parser.add_argument('--episodes', type=int, default=10, help='that a policy is judged by')
@@ -220,8 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         make_datasets(body, options.data, options)
         for kind in KINDS:
             for seed in options.seeds:
-                for program in PROGRAMS:
-                    if (program == 'd3rlpy' and python is None) or any(
+                for program in options.programs:
+                    if (program != 'ours' and python is None) or any(
                             (row['body'], row['kind'], row['seed'], row['program'])
                             == (body, kind, seed, program) for row in rows):
                         continue
@@ -244,7 +250,7 @@ def learned(body: str, kind: str, seed: int, program: str, python: Path | None,
         policy = learn_here(chosen, buffer, seed, options.steps)
     else:
         assert python is not None
-        policy = learn_there(python, chosen, buffer, seed, options.steps)
+        policy = learn_there(python, chosen, buffer, seed, options.steps, program == 'd3rlpy')
     seconds = time.monotonic() - begun_s
     returns = judge(chosen, policy, NETWORK, options.episodes, 1000 + seed)
     return {'body': body, 'kind': kind, 'seed': seed, 'program': program, 'seconds': seconds,
@@ -260,30 +266,38 @@ def tell(row: dict[str, Any]) -> None:
 
 
 def compare(rows: Sequence[dict[str, Any]]) -> None:
-    """Print both programs beside each other: means over seeds, with their standard errors."""
-    shares: dict[str, list[np.ndarray]] = {program: [] for program in PROGRAMS}
-    for body, kind in sorted({(row['body'], row['kind']) for row in rows}):
-        found = {program: np.array([row['return'] for row in rows if (
-            row['body'], row['kind'], row['program']) == (body, kind, program)])
-            for program in PROGRAMS}
-        if not all(len(each) for each in found.values()):
-            continue
+    """Print the programs beside each other: means over seeds, with their standard errors."""
+    returns: dict[tuple[str, str, str], dict[int, float]] = {}
+    for row in rows:
+        returns.setdefault((row['body'], row['kind'], row['program']), {})[row['seed']] = (
+            row['return'])
+    for body, kind in sorted({key[:2] for key in returns}):
         print(f'{body}-{kind}: ' + ', '.join(
-            f'{program} {each.mean():.0f} +- {error(each):.0f}' for program, each in found.items()))
-        for program, each in found.items():
-            shares[program].append(each / MEDIUM[body])
-    if shares['ours']:
-        means = {program: float(np.mean([each.mean() for each in found]))
-                 for program, found in shares.items()}
-        pooled = math.sqrt(sum(error(each) ** 2 for found in shares.values() for each in found)
-                           ) / len(shares['ours'])
-        print(f'mean over datasets, in returns of a medium policy: ours {means["ours"]:.3f}, '
-              f'd3rlpy {means["d3rlpy"]:.3f}, ratio {means["ours"] / means["d3rlpy"]:.3f}; '
-              f'pooled standard error {pooled:.3f}')
+            f'{program} {mean(found):.0f} +- {error(found):.0f} ({len(found)} seeds)'
+            for program in PROGRAMS if (found := returns.get((body, kind, program)))))
+    for other in PROGRAMS[1:]:
+        both = [key[:2] for key in returns
+                if key[2] == other and (*key[:2], 'ours') in returns]
+        if not both:
+            continue
+        # A body counts as much as another: in returns of its medium policy.
+        ours, theirs = (float(np.mean([mean(returns[body, kind, program]) / MEDIUM[body]
+                                       for body, kind in both])) for program in ('ours', other))
+        pooled = math.sqrt(sum((error(returns[body, kind, program]) / MEDIUM[body]) ** 2
+                               for body, kind in both for program in ('ours', other))) / len(both)
+        print(f'mean over {len(both)} datasets, in returns of a medium policy: ours {ours:.3f}, '
+              f'{other} {theirs:.3f}, ratio {ours / theirs:.2f}; pooled standard error '
+              f'{pooled:.3f}')
 
 
-def error(values: np.ndarray) -> float:
-    """Give the standard error of a mean."""
+def mean(returns: dict[int, float]) -> float:
+    """Give the mean over seeds."""
+    return float(np.mean(list(returns.values())))
+
+
+def error(returns: dict[int, float]) -> float:
+    """Give the standard error of that; 0 of one seed."""
+    values = np.array(list(returns.values()))
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
