@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from emulated import settings
+from emulated import Fixed, settings
 from peer import D3RLPY, add_arguments, interpreter
 from provenance import RESULTS, ROOT, provenance
 
@@ -104,23 +104,6 @@ class Logged:
         return newer
 
 
-class Acting:
-    """Acts by one policy and keeps what comes of it."""
-
-    def __init__(self, policy: Snapshot) -> None:
-        """Act by a policy."""
-        self._policy = policy
-        self.transitions: list[Transition] = []
-
-    def first(self) -> Snapshot:
-        """Give the policy."""
-        return self._policy
-
-    def take(self, transition: Transition) -> None:
-        """Keep a transition; the policy stays."""
-        self.transitions.append(transition)
-
-
 def chosen_for(body: str, algorithm: str, seed: int, *changes: str) -> EmulationSettings:
     """Give the settings of an algorithm on a body as Gymnasium has it."""
     return settings(algorithm, seed, None, f'task.episode_steps={EPISODE_STEPS}', *GYMNASIUM[body],
@@ -154,7 +137,7 @@ def make_datasets(body: str, folder: Path, options: argparse.Namespace) -> None:
     else:
         raise SystemExit(f'{body}: SAC did not come to {MEDIUM[body]} within '
                          f'{options.sac_transitions} transitions')
-    acting = Acting(snapshots.decode(snapshots.encode(log.policy), expected_kind='policy'))
+    acting = Fixed(snapshots.decode(snapshots.encode(log.policy), expected_kind='policy'))
     EmulatedRun(replace(chosen, seed=options.data_seed + 1), options.transitions,
                 pace=acting).run()
     for kind, transitions in (('medium', acting.transitions), ('medium-replay', log.transitions)):

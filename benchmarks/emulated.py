@@ -15,12 +15,30 @@ from async_mbrl.bringup.compose import compose
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.snapshot import Snapshot
+from async_mbrl.core.transition import Transition
 from async_mbrl.emulation.command import settings_of
 from async_mbrl.emulation.run import EmulatedRun, EmulationSettings, Progress
 from async_mbrl.simulation.offline import evaluate
 
 GOALS = 50
 GOALS_SEED = 77
+
+
+class Fixed:
+    """Acts by one policy and keeps what comes of it."""
+
+    def __init__(self, policy: Snapshot) -> None:
+        """Act by a policy."""
+        self._policy = policy
+        self.transitions: list[Transition] = []
+
+    def first(self) -> Snapshot:
+        """Give the policy."""
+        return self._policy
+
+    def take(self, transition: Transition) -> None:
+        """Keep a transition; the policy stays."""
+        self.transitions.append(transition)
 
 
 def settings(algorithm: str, seed: int, dataset: Path | None = None, *changes: str,

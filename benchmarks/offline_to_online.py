@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from emulated import learn, settings
+from emulated import Fixed, learn, settings
 from provenance import RESULTS, provenance
 
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.kinematics import ToolKinematics
 from async_mbrl.core.plan import Plan
 from async_mbrl.core.snapshot import Snapshot
-from async_mbrl.core.transition import ControlStep, StepKind, Transition
+from async_mbrl.core.transition import ControlStep, StepKind
 from async_mbrl.datasets.columns import Columns, Source, columns_of
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import DatasetWriter
@@ -40,23 +40,6 @@ HALF_TRAINED = 220
 """Transitions after which me_ppo is about half as good as it becomes."""
 JUDGED_EVERY = 60
 """Transitions between two judgements: two episodes."""
-
-
-class Fixed:
-    """Acts by one policy and keeps what comes of it."""
-
-    def __init__(self, policy: Snapshot) -> None:
-        """Act by a policy."""
-        self._policy = policy
-        self.transitions: list[Transition] = []
-
-    def first(self) -> Snapshot:
-        """Give the policy."""
-        return self._policy
-
-    def take(self, transition: Transition) -> None:
-        """Keep a transition; the policy stays."""
-        self.transitions.append(transition)
 
 
 class Script:
