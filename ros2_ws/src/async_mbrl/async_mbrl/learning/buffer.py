@@ -84,6 +84,9 @@ class TransitionBuffer:
         self._place: Path | None = None
         self._initial = torch.zeros(0, dtype=torch.long)
         self._starts: list[int] = []
+        self._human = torch.zeros(0, dtype=torch.long)
+        self._human_known = -1
+        """Number of the next transition when these rows were looked for; -1: look again."""
 
     def __len__(self) -> int:
         return min(self.next_number, self._capacity)
@@ -175,7 +178,7 @@ class TransitionBuffer:
             self._tables = MemoryTables(self._sizes)
         first = self.next_number - len(self)
         facts = self._tables.block(first, len(self)).facts
-        self._starts, self._initial = [], self._initial[:0]
+        self._starts, self._initial, self._human_known = [], self._initial[:0], -1
         self._follow_starts((first + np.flatnonzero(facts[:, self._fact(_FIRST)] > 0)).tolist())
         return trouble
 
@@ -320,6 +323,14 @@ class TransitionBuffer:
     def by_human(self, rows: torch.Tensor) -> torch.Tensor:
         """Say (...) of rows whether a person has chosen the action, and no policy."""
         return self._tables.facts[rows, self._fact(_BY_HUMAN)] > 0
+
+    @property
+    def human_rows(self) -> torch.Tensor:
+        """Rows (count,) in which a person has chosen the action."""
+        if self._human_known != self.next_number:
+            self._human_known = self.next_number
+            self._human = self.by_human(torch.arange(len(self))).nonzero().squeeze(1)
+        return self._human
 
     def ended(self, rows: torch.Tensor) -> torch.Tensor:
         """Say (...) of rows whether the episode ended after them, by itself or cut short.

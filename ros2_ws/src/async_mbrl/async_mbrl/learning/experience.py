@@ -30,27 +30,31 @@ class Experience:
     def __len__(self) -> int:
         return len(self.buffer) + len(self.offline or ())
 
-    def draw(self, count: int, offline_share: float) -> Samples:
+    def draw(self, count: int, offline_share: float, human_share: float = 0.0) -> Samples:
         """Draw transitions (count, ...) with replacement, those of the offline data first.
 
         Args:
             count: how many; there must be at least one to draw from.
             offline_share: share of them that is drawn from the offline data, from 0 to 1, where
                 there are both kinds; negative to draw evenly from all transitions of both.
+            human_share: share of those from the robot in which a person acted, from 0 to 1, where
+                there are any; the rest of them is drawn from all, these included.
         """
         old_count, new_count = self.counts(count, offline_share)
         # First, as none at all may be asked for of a buffer that is empty yet.
         if self.offline is not None and not new_count:
             return self.offline.samples(self._rows(self.offline, count))
         if self.offline is None or not old_count:
-            return self.buffer.samples(self._rows(self.buffer, count))
+            return self.buffer.samples(self._shown(self._rows(self.buffer, count), human_share))
         if old_count < 0:
             rows = torch.randint(len(self), (count,), generator=self.generators.rows)
             old = rows < len(self.offline)
             return together(self.offline.samples(rows[old]),
-                            self.buffer.samples(rows[~old] - len(self.offline)))
-        return together(self.offline.samples(self._rows(self.offline, old_count)),
-                        self.buffer.samples(self._rows(self.buffer, new_count)))
+                            self.buffer.samples(self._shown(rows[~old] - len(self.offline),
+                                                            human_share)))
+        return together(
+            self.offline.samples(self._rows(self.offline, old_count)),
+            self.buffer.samples(self._shown(self._rows(self.buffer, new_count), human_share)))
 
     def counts(self, count: int, offline_share: float) -> tuple[int, int]:
         """Give how many of so many are from the offline data, and how many from the robot.
@@ -94,3 +98,11 @@ class Experience:
 
     def _rows(self, buffer: TransitionBuffer, count: int) -> torch.Tensor:
         return torch.randint(len(buffer), (count,), generator=self.generators.rows)
+
+    def _shown(self, rows: torch.Tensor, share: float) -> torch.Tensor:
+        """Put rows in which a person acted in the place of a share of these, if there are any."""
+        count = round(share * len(rows))
+        if not count or not len(human := self.buffer.human_rows):
+            return rows
+        chosen = torch.randint(len(human), (count,), generator=self.generators.rows)
+        return torch.cat([human[chosen], rows[count:]])

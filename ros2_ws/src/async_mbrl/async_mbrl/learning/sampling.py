@@ -92,11 +92,19 @@ class Stateless:
 
 
 class Uniform(Stateless):
-    """Each transition is as likely as another."""
+    """Each transition is as likely as another, or those of a person have a share of their own.
+
+    Half of a batch is demonstrated in Luo et al. 2024 (HIL-SERL), where corrections are kept twice:
+    among the demonstrations, and among all that the robot did.
+    """
+
+    def __init__(self, human_share: float = 0.0) -> None:
+        """Draw with a share for those of a person; 0: as many as it happens."""
+        self._human_share = human_share
 
     def draw(self, experience: Experience, count: int, offline_share: float) -> Drawn:
         """Draw transitions; see :meth:`Experience.draw`."""
-        return Drawn(experience.draw(count, offline_share))
+        return Drawn(experience.draw(count, offline_share, self._human_share))
 
 
 class Recent(Stateless):
@@ -281,4 +289,4 @@ def make_sampling(config: SamplingConfig) -> Sampling:
     if config.kind == 'prioritised':
         return Prioritised(config.priority_exponent, config.importance_exponent,
                            config.importance_updates)
-    return Uniform()
+    return Uniform(config.human_share)

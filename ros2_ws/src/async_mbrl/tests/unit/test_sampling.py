@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from point_mass import ExactModel, PointMass, Robot
 from async_mbrl.core.config import ConfigError, load
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import Version
-from async_mbrl.datasets.columns import Columns
+from async_mbrl.datasets.columns import Columns, Source
 from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.device import CPU, Generators
@@ -37,7 +38,8 @@ PRIORITISED = SamplingConfig('prioritised', importance_updates=100)
 SMALL: dict[str, Any] = {'batch': 32, 'critic_hidden': (16,), 'minimum_transitions': 60}
 
 
-def buffer_of(count: int, capacity: int = 2000, sign: float = 1.0) -> TransitionBuffer:
+def buffer_of(count: int, capacity: int = 2000, sign: float = 1.0,
+              by_human: Sequence[int] = ()) -> TransitionBuffer:
     """Give a buffer of transitions whose reward is their number, or minus one less it."""
     buffer = TransitionBuffer(capacity, 1, 1, 0)
     numbers = np.arange(count)
@@ -45,7 +47,8 @@ def buffer_of(count: int, capacity: int = 2000, sign: float = 1.0) -> Transition
     buffer.append_columns(Columns(
         part, part, part, part, numbers.astype(float) if sign > 0 else -1.0 - numbers,
         *(np.zeros(count, np.bool_) for _ in range(3)), numbers * 0, numbers,
-        np.zeros((count, 2), np.int64), np.zeros(count, np.float32), np.zeros(count, np.uint8)))
+        np.zeros((count, 2), np.int64), np.zeros(count, np.float32),
+        np.where(np.isin(numbers, by_human), Source.HUMAN, Source.POLICY).astype(np.uint8)))
     return buffer
 
 
@@ -74,6 +77,7 @@ def frequencies(sampling: Any, experience: Experience, draws: int, share: float 
     ({'recency': 0.99}, "sampling.recency: 0.99, but kind is 'uniform', which does not use it; "
                         "leave it out, or give kind 'recent'"),
     ({'kind': 'recent', 'priority_exponent': 1.0}, "priority_exponent: 1.0, but kind is 'recent'"),
+    ({'kind': 'recent', 'human_share': 0.5}, "human_share: 0.5, but kind is 'recent'"),
     ({'kind': 'prioritised', 'recency': 0.95}, "recency: 0.95, but kind is 'prioritised'"),
     ({'kind': 'prioritised', 'importance_exponent': 1.5}, 'above the maximum 1.0')])
 def test_settings_that_do_not_go_together_are_refused(given_: dict[str, Any], words: str) -> None:
@@ -84,8 +88,9 @@ def test_settings_that_do_not_go_together_are_refused(given_: dict[str, Any], wo
 def test_a_sampling_that_nothing_is_drawn_by_is_refused() -> None:
     with pytest.raises(ConfigError, match="kind: 'recent', but real_share 0.0 of a batch of 256"):
         MbpoConfig(real_share=0.0, sampling=RECENT)
-    with pytest.raises(ConfigError, match="'recent', but with offline_share 1"):
-        AwacConfig(offline_share=1.0, sampling=RECENT)
+    for sampling in (RECENT, SamplingConfig(human_share=0.5)):
+        with pytest.raises(ConfigError, match='with offline_share 1 nothing is drawn from the rob'):
+            AwacConfig(offline_share=1.0, sampling=sampling)
     AwacConfig(offline_share=1.0, sampling=PRIORITISED)
 
 
@@ -123,6 +128,44 @@ def test_uniform_draws_as_before_to_the_bit() -> None:
         plain = experience_of(robot, offline).draw(40, share)
         drawn = Uniform().draw(experience_of(robot, offline), 40, share)
         assert drawn.weights is None and torch.equal(plain.reward, drawn.samples.reward)
+
+
+@pytest.mark.parametrize(('offline', 'share'), [(0, EVENLY), (50, EVENLY), (50, 0.25)])
+def test_a_person_has_a_share_of_what_is_drawn_from_the_robot(offline: int, share: float) -> None:
+    experience = experience_of(0, offline)
+    # 200 came, the first 100 of them are written over; 60 and 70 of a person with them.
+    experience.buffer = buffer_of(200, capacity=100, by_human=(60, 70, 130, 140))
+    found = frequencies(Uniform(human_share=0.4), experience, draws=400, share=share)
+    robot = {number: often for number, often in found.items() if number >= 0}
+    of_robot = sum(robot.values())
+    assert of_robot == pytest.approx({(0, EVENLY): 1.0, (50, EVENLY): 2 / 3, (50, 0.25): 0.75}[
+        offline, share], abs=0.02)
+    # The rest is drawn from all, these two of 100 included.
+    assert robot[130] + robot[140] == pytest.approx((0.4 + 0.6 * 0.02) * of_robot, abs=0.02)
+    assert min(robot) == 100 and len(robot) == 100
+
+
+def test_as_long_as_nobody_acted_there_is_nothing_to_share() -> None:
+    drawn = Uniform(human_share=0.5).draw(experience_of(50), 40, EVENLY)
+    assert torch.equal(drawn.samples.reward, experience_of(50).draw(40, EVENLY).reward)
+
+
+def test_what_a_person_does_is_drawn_from_the_next_update_on_and_after_a_restart(
+        tmp_path: Path) -> None:
+    improvement = SacConfig(**SMALL, sampling=SamplingConfig(human_share=0.5))
+    learner, robot = make(improvement), Robot(TASK, SQUASHED)
+    learner.restore(tmp_path)
+    robot.act_by(learner.snapshot())
+    learner.take(robot.episode())
+    assert not len(learner.buffer.human_rows)
+    learner.take([dataclasses.replace(each, takeover=each.step < 3) for each in robot.episode()])
+    shown = learner.buffer.human_rows.tolist()
+    assert len(shown) == 3
+    learner.save(tmp_path)
+    learner.close()
+    again = make(improvement)
+    again.restore(tmp_path)
+    assert again.buffer.human_rows.tolist() == shown
 
 
 def expected_share(age: int, held: int, recency: float, least: int) -> float:

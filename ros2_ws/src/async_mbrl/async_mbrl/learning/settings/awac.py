@@ -53,9 +53,11 @@ class AwacConfig(ActorCriticConfig, CuriosityConfig):
             raise ConfigError(f'value_samples: {self.value_samples}, but state_value is '
                               "'mean': there is only one mean action")
 
-        if self.sampling.kind == 'recent' and self.offline_share == 1.0:
-            raise ConfigError("sampling.kind: 'recent', but with offline_share 1 nothing is drawn "
-                              "from the robot's transitions; give a smaller share, or 'uniform'")
+        if self.offline_share == 1.0 and (self.sampling.kind == 'recent'
+                                          or self.sampling.human_share):
+            raise ConfigError("sampling: with offline_share 1 nothing is drawn from the robot's "
+                              "transitions; give a smaller share, or sampling.kind 'uniform' "
+                              'without a human_share')
 
     def check_network(self, network: PolicyNetworkConfig) -> None:
         """Refuse all but a clipped Gaussian with one standard deviation for all states."""

@@ -16,6 +16,9 @@ class SamplingConfig:
                       'prioritised: those are likelier whose value surprised the critics most, and '
                       'they count less instead', 'uniform',
                       choices=('uniform', 'recent', 'prioritised'))
+    human_share: float = param('uniform: share of what is drawn from the robot in which a person '
+                               'acted, as soon as there is any; 0: as many as it happens', 0.0,
+                               minimum=0.0, maximum=1.0)
     recency: float = param('eta of recent: an update draws from the newest N * recency^(1000 u) '
                            'of N transitions, u drawn evenly from 0 to 1 for each update; the '
                            'smaller, the more the newest are seen', 0.996, minimum=0.9,
@@ -31,7 +34,7 @@ class SamplingConfig:
                                     'stays as it is', 0, minimum=0)
 
     _USED: ClassVar[dict[str, tuple[str, ...]]] = {
-        'uniform': (), 'recent': ('recency', 'recent_minimum'),
+        'uniform': ('human_share',), 'recent': ('recency', 'recent_minimum'),
         'prioritised': ('priority_exponent', 'importance_exponent', 'importance_updates')}
 
     def __post_init__(self) -> None:
