@@ -323,8 +323,8 @@ def test_mbpo_draws_its_real_share_and_its_branches_from_both(
         offline_starts.append(rows.reshape(-1) < pool.offline_rows)
         return taken(pool, rows)
 
-    def draw(experience: Experience, count: int, share: float) -> Any:
-        samples = drawn(experience, count, share)
+    def draw(experience: Experience, *asked: Any) -> Any:
+        samples = drawn(experience, *asked)
         offline_rewards.append(samples.reward < 0)
         return samples
 
