@@ -84,9 +84,9 @@ class TransitionBuffer:
         self._place: Path | None = None
         self._initial = torch.zeros(0, dtype=torch.long)
         self._starts: list[int] = []
-        self._human = torch.zeros(0, dtype=torch.long)
-        self._human_known = -1
-        """Number of the next transition when these rows were looked for; -1: look again."""
+        self._by_human = torch.zeros(0, dtype=torch.long)
+        """Numbers of the transitions in which a person acted, as far as they were looked at."""
+        self._looked_at = 0
 
     def __len__(self) -> int:
         return min(self.next_number, self._capacity)
@@ -178,7 +178,8 @@ class TransitionBuffer:
             self._tables = MemoryTables(self._sizes)
         first = self.next_number - len(self)
         facts = self._tables.block(first, len(self)).facts
-        self._starts, self._initial, self._human_known = [], self._initial[:0], -1
+        self._starts, self._initial = [], self._initial[:0]
+        self._by_human, self._looked_at = self._by_human[:0], 0
         self._follow_starts((first + np.flatnonzero(facts[:, self._fact(_FIRST)] > 0)).tolist())
         return trouble
 
@@ -327,10 +328,13 @@ class TransitionBuffer:
     @property
     def human_rows(self) -> torch.Tensor:
         """Rows (count,) in which a person has chosen the action."""
-        if self._human_known != self.next_number:
-            self._human_known = self.next_number
-            self._human = self.by_human(torch.arange(len(self))).nonzero().squeeze(1)
-        return self._human
+        oldest = self.next_number - len(self)
+        if self._looked_at < self.next_number:
+            new = torch.arange(max(self._looked_at, oldest), self.next_number)
+            self._by_human = torch.cat([self._by_human[self._by_human >= oldest],
+                                        new[self.by_human(new % self._capacity)]])
+            self._looked_at = self.next_number
+        return self._by_human % self._capacity
 
     def ended(self, rows: torch.Tensor) -> torch.Tensor:
         """Say (...) of rows whether the episode ended after them, by itself or cut short.

@@ -168,6 +168,20 @@ def test_what_a_person_does_is_drawn_from_the_next_update_on_and_after_a_restart
     assert again.buffer.human_rows.tolist() == shown
 
 
+def test_what_a_person_did_is_forgotten_when_it_is_written_over() -> None:
+    robot = Robot(TASK, SQUASHED)
+    robot.act_by(make(SacConfig(**SMALL)).snapshot())
+    episodes = [robot.episode() for _ in range(3)]
+    buffer = TransitionBuffer(40, TASK.state_size, TASK.action_size, TASK.goal_size)
+    buffer.append([dataclasses.replace(each, takeover=each.step in (0, 20))
+                   for each in episodes[0]])
+    assert buffer.human_rows.tolist() == [0, 20]
+    buffer.append(episodes[1])      # numbers 0 to 19 are gone
+    assert buffer.human_rows.tolist() == [20]
+    buffer.append(episodes[2])
+    assert not len(buffer.human_rows)
+
+
 def expected_share(age: int, held: int, recency: float, least: int) -> float:
     """Mean over u of [age < c] / c, with c = max(c_min, held eta^(1000 u))."""
     u = (np.arange(20_000) + 0.5) / 20_000
