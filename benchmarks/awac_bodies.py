@@ -141,6 +141,8 @@ def make_datasets(body: str, folder: Path, options: argparse.Namespace) -> None:
     EmulatedRun(replace(chosen, seed=options.data_seed + 1), options.transitions,
                 pace=acting).run()
     for kind, transitions in (('medium', acting.transitions), ('medium-replay', log.transitions)):
+        if (folder / f'{body}-{kind}' / 'dataset.json').exists():
+            continue    # it was interrupted between the two
         with DatasetWriter(folder / f'{body}-{kind}', identity_of(task)) as writer:
             writer.append(columns_of(transitions, Source.POLICY))
 

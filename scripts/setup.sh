@@ -5,7 +5,7 @@
 #
 # Choices, by environment variables:
 #   PYTHON   interpreter to use, e.g. PYTHON=python3.12   (default: the best one found)
-#   TORCH    torch to install,   e.g. TORCH=torch==2.13.0 (default: the CPU build, else the plain one)
+#   TORCH    torch to install,   e.g. TORCH=torch===2.13.0 (default: the CPU build, else the plain one)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

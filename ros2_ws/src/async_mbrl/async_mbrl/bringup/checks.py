@@ -96,12 +96,16 @@ def check_device(composition: Composition) -> None:
     """See to it that the device of the learners is there, on the machine that they are started on.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or the model is to be computed in a way that it has not.
     """
     if composition.run.device != default('device'):
         from async_mbrl.learning.device import find_device  # brings torch
 
         find_device(composition.run.device)
+        if composition.improvement.NEEDS_MODEL and composition.model.product == 'onednn':
+            raise ConfigError("model.product: 'onednn' is a product of the CPU, but the device is "
+                              f"{composition.run.device}; use 'batched' or 'auto', or the device "
+                              'cpu')
 
 
 def check_beginning(composition: Composition) -> None:

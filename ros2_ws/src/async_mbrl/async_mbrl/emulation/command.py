@@ -35,8 +35,8 @@ def emulate(composition: Composition, samples: int, output: Path | None,
             say: Callable[[str], None] = print) -> dict[str, Any]:
     """Run on an emulated clock; give the figures.
 
-    The figures are the same each time on one machine, ``elapsed_s`` and each ``wall_time_s`` apart:
-    that is the time which computing took.
+    On the CPU the figures are the same each time on one machine, ``elapsed_s`` and each
+    ``wall_time_s`` apart: that is the time which computing took.
 
     Args:
         composition: configuration, in simulation.
@@ -70,6 +70,7 @@ def emulate(composition: Composition, samples: int, output: Path | None,
         'model_epochs': progress.model_epochs, 'aborted': progress.aborted,
         'planned_steps': progress.planned_steps,
         'curve': progress.curve,
+        'device': composition.run.device,
         'policy_sha256': hashlib.sha256(run.policy_bytes()).hexdigest(),
         'settings': to_mapping(composition.schedule)}
     if output is not None:

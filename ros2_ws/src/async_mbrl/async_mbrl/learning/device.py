@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from async_mbrl.core.config import ConfigError
+from async_mbrl.learning.checkpoint import recorded_count
 
 CPU = torch.device('cpu')
 
@@ -40,6 +42,26 @@ def find_device(name: str) -> torch.device:
         raise ConfigError(f'device: {name!r} is not there: torch finds {count}, cuda:0 to '
                           f"cuda:{count - 1}; name one of these, or use 'cpu'")
     return torch.device('cuda', index)
+
+
+def find_device_again(name: str, folder: Path) -> torch.device:
+    """Give the device of a name for a learner that may have learned there before.
+
+    Args:
+        name: see :func:`find_device`.
+        folder: of its checkpoint.
+
+    Raises:
+        ConfigError: it is not there.
+        RuntimeError: it is not there any more, but the run has gone online: the arm goes on with
+            the policy that it has, and a start that is tried again may succeed.
+    """
+    try:
+        return find_device(name)
+    except ConfigError as error:
+        if not recorded_count(folder, 'next_transition'):
+            raise
+        raise RuntimeError(str(error)) from None
 
 
 def making_on(device: torch.device) -> AbstractContextManager[object]:

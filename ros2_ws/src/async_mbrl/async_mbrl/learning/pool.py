@@ -46,6 +46,7 @@ class Pool:
         parts = zip(self.offline.batch(flat[old]),
                     self.buffer.batch(flat[~old] - self.offline_rows), strict=True)
         state, action, next_state = (
-            torch.cat(both).index_select(0, place.to(both[0].device)).view(*rows.shape, -1)
+            torch.cat(both).index_select(0, place.to(both[0].device)).view(
+                *rows.shape, both[0].shape[1])
             for both in parts)
         return state, action, next_state

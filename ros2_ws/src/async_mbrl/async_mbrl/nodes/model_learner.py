@@ -12,7 +12,7 @@ from async_mbrl.core.config import param
 from async_mbrl.core.robot import RobotConfig
 from async_mbrl.core.run import RunFolder, RunSettings
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.device import find_device
+from async_mbrl.learning.device import find_device_again
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
@@ -55,7 +55,7 @@ class ModelLearnerNode(LearnerNode):
         folder = RunFolder(Path(config.run.run_dir)).learner(NAME)
         learner = ModelLearner(config.model, task, incarnation=raise_incarnation(folder),
                                seed=learner_seed(config.run.seed, NAME),
-                               device=find_device(config.run.device))
+                               device=find_device_again(config.run.device, folder))
         use_dataset(self, learner, NAME, config.run, folder, config.model.offline_updates, task)
         begin_from(self, learner, NAME, config.run, folder)
         self.get_logger().info(f'matrix product of the ensemble: {learner.product} '

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from async_mbrl.core.config import param
 from async_mbrl.core.robot import RobotConfig
-from async_mbrl.core.run import RunSettings
+from async_mbrl.core.run import RunFolder, RunSettings
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.device import find_device
+from async_mbrl.learning.device import find_device_again
 from async_mbrl.learning.learner import learner_seed
 from async_mbrl.learning.predictive_control import PredictiveControl
 from async_mbrl.learning.settings import PetsConfig
@@ -51,9 +52,10 @@ class PlannerNode(BridgedNode[PlannerBridge]):
         """Build the planner and what carries its messages."""
         config = self.config
         task = make_task(config.task, config.robot)
+        learned = RunFolder(Path(config.run.run_dir)).learner('policy_learner')
         control = PredictiveControl(config.improvement, config.model, task,
                                     seed=learner_seed(config.run.seed, NAME),
-                                    device=find_device(config.run.device))
+                                    device=find_device_again(config.run.device, learned))
         self.bridge = PlannerBridge(self, control, task, config.run.real_time_factor)
 
     def cleanup(self) -> None:

@@ -17,7 +17,7 @@ from async_mbrl.core.run import RunFolder, RunSettings
 from async_mbrl.core.schedule import ScheduleConfig
 from async_mbrl.core.snapshot import Snapshot
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
-from async_mbrl.learning.device import find_device
+from async_mbrl.learning.device import find_device_again
 from async_mbrl.learning.incarnation import raise_incarnation
 from async_mbrl.learning.learner import Learner, learner_seed
 from async_mbrl.learning.model_learner import ModelLearner
@@ -88,7 +88,7 @@ class PolicyLearnerNode(LearnerNode):
         config, incarnation = self.config, raise_incarnation(folder)
         if config.schedule.sequential:      # the arm waits: nobody else needs the cores
             torch.set_num_threads(len(os.sched_getaffinity(0)))
-        device = find_device(config.run.device)
+        device = find_device_again(config.run.device, folder)
         learner = PolicyLearner(
             config.improvement, config.model, config.network, config.exploration, self.task,
             incarnation=incarnation, seed=learner_seed(config.run.seed, NAME), device=device)

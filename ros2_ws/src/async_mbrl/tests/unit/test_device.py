@@ -21,7 +21,8 @@ from async_mbrl.bringup.compose import compose
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.cli import main
 from async_mbrl.core.config import ConfigError
-from async_mbrl.learning.device import CPU, find_device
+from async_mbrl.learning import checkpoint
+from async_mbrl.learning.device import CPU, find_device, find_device_again
 
 Run = Callable[..., Any]
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
@@ -132,3 +133,27 @@ def test_a_gpu_is_found_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_device('cuda:1') == torch.device('cuda', 1)
     with pytest.raises(ConfigError, match="'cuda:2' is not there: torch finds 2, cuda:0 to cuda:1"):
         find_device('cuda:2')
+
+
+def test_a_gpu_that_is_lost_while_a_run_goes_on_may_come_back(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(ConfigError, match="'cuda' is not there"):
+        find_device_again('cuda', tmp_path)
+    checkpoint.write(tmp_path, {}, {}, {'next_transition': 0})
+    with pytest.raises(ConfigError, match="'cuda' is not there"):
+        find_device_again('cuda', tmp_path)
+    checkpoint.write(tmp_path, {}, {}, {'next_transition': 3})
+    with pytest.raises(RuntimeError, match="'cuda' is not there"):
+        find_device_again('cuda', tmp_path)
+    assert find_device_again('cpu', tmp_path) == CPU
+
+
+def test_a_product_that_a_gpu_has_not_is_refused_before_anything_starts(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    composition = compose(RunRequest(device='cuda', set=('model.product=onednn',)),
+                          share_folder(), tmp_path)
+    with pytest.raises(ConfigError, match="model.product: 'onednn' is a product of the CPU"):
+        check_beginning(composition)

@@ -88,6 +88,8 @@ def test_settings_that_do_not_go_together_are_refused(given_: dict[str, Any], wo
 def test_a_sampling_that_nothing_is_drawn_by_is_refused() -> None:
     with pytest.raises(ConfigError, match="kind: 'recent', but real_share 0.0 of a batch of 256"):
         MbpoConfig(real_share=0.0, sampling=RECENT)
+    with pytest.raises(ConfigError, match='without a human_share'):
+        MbpoConfig(real_share=0.0, sampling=SamplingConfig(human_share=0.5))
     for sampling in (RECENT, SamplingConfig(human_share=0.5)):
         with pytest.raises(ConfigError, match='with offline_share 1 nothing is drawn from the rob'):
             AwacConfig(offline_share=1.0, sampling=sampling)

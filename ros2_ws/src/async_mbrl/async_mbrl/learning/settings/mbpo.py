@@ -40,10 +40,11 @@ class MbpoConfig(SoftActorCriticConfig, DisagreementConfig):
             raise ConfigError(f'length_grows_to: {self.length_grows_to} is not after '
                               f'length_grows_from {self.length_grows_from}')
 
-        if self.sampling.kind != 'uniform' and not round(self.real_share * self.batch):
+        if not round(self.real_share * self.batch) and (self.sampling.kind != 'uniform'
+                                                        or self.sampling.human_share):
             raise ConfigError(f'sampling.kind: {self.sampling.kind!r}, but real_share '
                               f'{self.real_share} of a batch of {self.batch} is no transition of '
-                              "the robot; give a greater share, or 'uniform'")
+                              "the robot; give a greater share, or 'uniform' without a human_share")
 
     def length(self, transitions: int) -> int:
         """Give the steps of a rollout after a number of transitions; linear between two of them."""
