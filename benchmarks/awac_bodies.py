@@ -3,11 +3,10 @@
 The datasets are made here, on the emulated clock, with episodes and rewards as Gymnasium has them
 (reward of the velocity after a step, not of the mean over it): SAC learns until its mean actions
 come to a return; all that it has seen by then is *medium-replay*, and what its policy of then does,
-with its noise, is *medium*. From each, AWAC learns offline with both programs, by the same
-number of gradient steps; the mean actions of both are judged
-by the same simulation, from the same starts. Networks, temperature, batch and learning rates are
-d3rlpy's defaults in both; it gets states that are normalised as ours are, and its policy is loaded
-into our network to be judged.
+with its noise, is *medium*. From each, AWAC learns offline with both programs, by the same number
+of gradient steps; the mean actions of both are judged by the same simulation, from the same starts.
+Networks, temperature, batch and learning rates are d3rlpy's defaults in both; it gets states that
+are normalised as ours are, and its policy is loaded into our network to be judged.
 
 d3rlpy 2.6.1 takes the values that its critics learn for AWAC from its SAC, together with the
 entropy of a squashed Gaussian at a temperature of 1, which the policy of AWAC is not; in Nair et

@@ -40,7 +40,7 @@ from async_mbrl.bringup.compose import compose
 from async_mbrl.bringup.resources import share_folder
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning.config import ModelConfig
-from async_mbrl.learning.device import find_device, making_on
+from async_mbrl.learning.device import CPU, find_device, making_on
 from async_mbrl.learning.dynamics import make_imagined
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
@@ -69,7 +69,8 @@ def now_s(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def seconds_each(action: Callable[[], object], repeats: int, device: torch.device) -> float:
+def seconds_each(action: Callable[[], object], repeats: int,
+                 device: torch.device = CPU) -> float:
     """Give the time of a call in one window, s."""
     begun = now_s(device)
     for _ in range(repeats):
@@ -93,7 +94,7 @@ def median_seconds(action: Callable[[], object], repeats: int, device: torch.dev
     return take_turns({'': lambda: seconds_each(action, repeats, device)})['']
 
 
-def product_peak(device: torch.device) -> float:
+def product_peak(device: torch.device = CPU) -> float:
     """Give the rate of a large single-precision matrix product by torch, FLOP/s."""
     a, b = torch.randn(2, 2048, 2048, device=device)
     return 2 * 2048 ** 3 / median_seconds(lambda: torch.mm(a, b), 2, device)

@@ -235,12 +235,15 @@ def _open(options: argparse.Namespace) -> tuple[RunFolder, Composition]:
     return RunFolder(options.run_dir.resolve()), composition
 
 
+def _request(options: argparse.Namespace, names: Sequence[str]) -> RunRequest:
+    """Give what was asked for by arguments of some names; dry_run, a switch here, is no text."""
+    given = {name: getattr(options, name) for name in names if name not in ('set', 'dry_run')}
+    return parse_request({**given, 'set': ';'.join(options.set) if options.set else None})
+
+
 def _up(options: argparse.Namespace) -> int:
-    given = {argument.name: getattr(options, argument.name) for argument in ARGUMENTS
-             if argument.name not in ('set', 'dry_run')}
-    given['set'] = ';'.join(options.set) if options.set else None
-    given['where'] = options.where
-    request = replace(parse_request(given), dry_run=options.dry_run)
+    names = (*(argument.name for argument in ARGUMENTS), 'where')
+    request = replace(_request(options, names), dry_run=options.dry_run)
     from async_mbrl.bringup.up import UpOptions, up
 
     return up(request, UpOptions(view=not options.no_view, video=not options.no_video,
@@ -248,9 +251,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    given = {name: getattr(options, name) for name in _PRETRAINED if name not in ('set', 'dry_run')}
-    given.update(where=options.where, set=';'.join(options.set) if options.set else None)
-    request = replace(parse_request(given), dry_run=options.dry_run)
+    request = replace(_request(options, (*_PRETRAINED, 'where')), dry_run=options.dry_run)
     from datetime import datetime
 
     from async_mbrl.bringup.checks import check_beginning
@@ -275,12 +276,10 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 
 def _emulate(options: argparse.Namespace) -> int:
-    given = {name: getattr(options, name) for name in _EMULATED if name != 'set'}
-    given['set'] = ';'.join(options.set) if options.set else None
     from async_mbrl.bringup.compose import compose
     from async_mbrl.bringup.resources import share_folder
 
-    composition = compose(parse_request(given), share_folder(), Path())
+    composition = compose(_request(options, _EMULATED), share_folder(), Path())
     from async_mbrl.emulation.command import emulate
     from async_mbrl.emulation.run import EmulationError
 
@@ -294,13 +293,11 @@ def _emulate(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    given = {name: getattr(options, name) for name in _COMPOSED if name != 'set'}
-    given.update(where=options.where, set=';'.join(options.set) if options.set else None)
     from async_mbrl.bringup.compose import compose
     from async_mbrl.bringup.resources import share_folder
     from async_mbrl.bringup.settings_list import settings_list
 
-    composition = compose(parse_request(given), share_folder(), Path())
+    composition = compose(_request(options, (*_COMPOSED, 'where')), share_folder(), Path())
     lines = list(settings_list(composition, options.pattern))
     if not lines:
         raise ConfigError(f'settings: none contains {" or ".join(map(repr, options.pattern))}; '

@@ -2,10 +2,10 @@
 
 Algorithms have the settings of Zhang et al. 2019 (``<algorithm>.benchmark.yaml``), ME-TRPO on the
 half-cheetah with the step of its synchronous form in both (``me_trpo.half_cheetah.yaml``).
-Synchronous
-rows have the numbers of the sequential baselines there (rollouts, model epochs and policy updates
-of an iteration, persistence of early stopping), and on the real clock those of :data:`PUBLISHED`;
-all else, such as the buffer and where imagined rollouts start, is as in the asynchronous rows.
+Synchronous rows have the numbers of the sequential baselines there (rollouts, model epochs and
+policy updates of an iteration, persistence of early stopping), and on the real clock those of
+:data:`PUBLISHED`; all else, such as the buffer and where imagined rollouts start, is as in the
+asynchronous rows.
 """
 
 from __future__ import annotations

@@ -100,12 +100,11 @@ def check_device(composition: Composition) -> None:
     """
     if composition.run.device != default('device'):
         from async_mbrl.learning.device import find_device  # brings torch
+        from async_mbrl.learning.product import check_product
 
-        find_device(composition.run.device)
-        if composition.improvement.NEEDS_MODEL and composition.model.product == 'onednn':
-            raise ConfigError("model.product: 'onednn' is a product of the CPU, but the device is "
-                              f"{composition.run.device}; use 'batched' or 'auto', or the device "
-                              'cpu')
+        device = find_device(composition.run.device)
+        if composition.improvement.NEEDS_MODEL:
+            check_product(composition.model.product, device)
 
 
 def check_beginning(composition: Composition) -> None:

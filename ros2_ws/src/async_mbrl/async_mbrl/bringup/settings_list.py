@@ -30,8 +30,8 @@ def settings_list(composition: Composition, patterns: Sequence[str]) -> Iterator
         mapping = to_mapping(part)
         for leaf in leaves(type(part), f'{section}.', mapping):
             text = f'{leaf.name} {leaf.doc}'.lower()
-            if leaf.name.startswith(NOT_SET) or not (
-                    not wanted or any(pattern in text for pattern in wanted)):
+            if leaf.name.startswith(NOT_SET) or (
+                    wanted and not any(pattern in text for pattern in wanted)):
                 continue
             yield _line(leaf, look_up(mapping, leaf.name.partition('.')[2]))
             yield textwrap.fill(leaf.doc, WIDTH, initial_indent=4 * ' ',

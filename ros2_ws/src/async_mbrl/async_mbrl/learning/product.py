@@ -217,6 +217,17 @@ def _member_by_member(activation: str, x: torch.Tensor, weights: Sequence[torch.
     return torch.stack(outputs)
 
 
+def check_product(product: str, device: torch.device) -> None:
+    """Refuse a product that a device has not.
+
+    Raises:
+        ConfigError: ``onednn`` on another device than the CPU.
+    """
+    if product == 'onednn' and device.type != 'cpu':
+        raise ConfigError(f"model.product: 'onednn' is a product of the CPU, but the device is "
+                          f"{device}; use 'batched' or 'auto', or the device cpu")
+
+
 def choose_product(product: str, members: int, sizes: Sequence[int], activation: str,
                    rows: int, device: torch.device = CPU) -> str:
     """Give the product to compute with: ``batched`` or ``onednn``.
@@ -233,9 +244,7 @@ def choose_product(product: str, members: int, sizes: Sequence[int], activation:
     Raises:
         ConfigError: ``onednn`` where this torch has no such product, or on another device.
     """
-    if product == 'onednn' and device.type != 'cpu':
-        raise ConfigError(f"model.product: 'onednn' is a product of the CPU, but the device is "
-                          f"{device}; use 'batched' or 'auto', or the device cpu")
+    check_product(product, device)
     if product == 'auto':
         if device.type != 'cpu' or not onednn_works():
             return 'batched'
