@@ -15,6 +15,22 @@ from async_mbrl.learning.product import (
 )
 
 
+def _small_layer(members: int, inputs: int, outputs: int,
+                 generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = torch.randn(members, inputs, outputs, generator=generator) / math.sqrt(inputs)
+    return weights, torch.zeros(members, 1, outputs)
+
+
+def _uniform_layer(members: int, inputs: int, outputs: int,
+                   generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    weights, biases = (2.0 * torch.rand(members, rows, outputs, generator=generator) - 1.0
+                       for rows in (inputs, 1))
+    return weights / math.sqrt(inputs), biases / math.sqrt(inputs)
+
+
+_LAYERS = {'small': _small_layer, 'uniform': _uniform_layer}
+
+
 class Ensemble(nn.Module):
     """Independent multi-layer perceptrons, evaluated side by side.
 
@@ -25,16 +41,19 @@ class Ensemble(nn.Module):
     """
 
     def __init__(self, members: int, sizes: Sequence[int], activation: str,
-                 generator: torch.Generator, output_scale: float = 0.1, *,
-                 product: str = 'batched', numbers: torch.dtype = torch.float32) -> None:
-        """Draw the weights, normal with standard deviation 1 / sqrt(inputs of the layer).
+                 generator: torch.Generator, *, initial: str = 'small', product: str = 'batched',
+                 numbers: torch.dtype = torch.float32) -> None:
+        """Draw the weights.
 
         Args:
             members: number of networks.
             sizes: inputs, units of each hidden layer, outputs.
             activation: a key of :data:`async_mbrl.learning.network.ACTIVATIONS`.
             generator: draws the initial weights.
-            output_scale: the weights of the last layer are scaled by it.
+            initial: ``small``: weights are normal with standard deviation 1 / sqrt(inputs of the
+                layer), a tenth of it in the last layer, biases 0, so that the outputs are small at
+                first; or ``uniform``: both are uniform in +- 1 / sqrt(inputs of the layer), as
+                :class:`torch.nn.Linear` begins.
             product: ``batched`` or ``onednn`` (see :func:`~.product.choose_product`), or
                 ``members`` (see :func:`~.product.member_perceptrons`). Both of the latter are for
                 the CPU, oneDNN's for 32-bit floats; all else is batched then.
@@ -47,11 +66,12 @@ class Ensemble(nn.Module):
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-            self.weights.append(nn.Parameter(
-                torch.randn(members, inputs, outputs, generator=generator) / math.sqrt(inputs)))
-            self.biases.append(nn.Parameter(torch.zeros(members, 1, outputs)))
-        with torch.no_grad():
-            self.weights[-1].mul_(output_scale)
+            weights, biases = _LAYERS[initial](members, inputs, outputs, generator)
+            self.weights.append(nn.Parameter(weights))
+            self.biases.append(nn.Parameter(biases))
+        if initial == 'small':
+            with torch.no_grad():
+                self.weights[-1].mul_(0.1)
         self._parts = (list(self.weights), list(self.biases))
 
     def forward(self, x: torch.Tensor, members: torch.Tensor | None = None) -> torch.Tensor:

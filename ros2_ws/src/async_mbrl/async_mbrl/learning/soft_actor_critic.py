@@ -49,7 +49,7 @@ class SoftActorCritic(nn.Module):
                                  config.batch, generator.device)
         self.policy = Policy(network, task, generator, config.initial_log_std, numbers)
         self.critics = Critics(CRITICS, sizes, config.critic_activation, generator,
-                               numbers=numbers)
+                               initial='uniform', numbers=numbers)
         self.register_buffer('critic_updates',
                              torch.zeros((), dtype=torch.long, device='cpu'))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)

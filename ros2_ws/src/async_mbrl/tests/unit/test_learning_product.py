@@ -59,11 +59,28 @@ def member_by_member(ensemble: Ensemble, activation: str, x: torch.Tensor) -> to
 
 def ensemble_and_inputs(kind: str, activation: str, rows: int) -> tuple[Ensemble, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    ensemble = Ensemble(3, (9, 40, 33, 5), activation, generator, output_scale=1.0, product=kind)
+    ensemble = Ensemble(3, (9, 40, 33, 5), activation, generator, initial='uniform', product=kind)
     with torch.no_grad():
         for bias in ensemble.biases:
             bias.normal_(generator=generator)
     return ensemble, torch.randn(3, rows, 9, generator=generator)
+
+
+def test_layers_begin_as_those_of_torch_do() -> None:
+    ensemble = Ensemble(2, (400, 900, 30), 'relu', torch.Generator().manual_seed(1),
+                        initial='uniform')
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        linear = [torch.nn.Linear(400, 900), torch.nn.Linear(900, 30)]
+    for layer, weight, bias in zip(linear, ensemble.weights, ensemble.biases, strict=True):
+        for ours, theirs in ((weight, layer.weight), (bias, layer.bias)):
+            bound = layer.in_features ** -0.5
+            assert ours.abs().max() <= bound
+            # Of 60 numbers the standard deviation is known to within a few percent.
+            torch.testing.assert_close(ours.std(), torch.tensor(bound / 3 ** 0.5), rtol=0.2, atol=0)
+            torch.testing.assert_close(theirs.std(), torch.tensor(bound / 3 ** 0.5), rtol=0.3,
+                                       atol=0)
+        assert not torch.equal(weight[0], weight[1])
 
 
 @pytest.mark.parametrize('rows', [1, 7, 64])

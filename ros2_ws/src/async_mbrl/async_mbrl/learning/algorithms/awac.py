@@ -42,7 +42,7 @@ class Awac(FromExperience, nn.Module):
                                  config.batch, generator.device)
         self.policy = Policy(network, task, generator, config.initial_log_std, numbers)
         self.critics = Critics(CRITICS, sizes, config.critic_activation, generator,
-                               product='members', numbers=numbers)
+                               initial='uniform', product='members', numbers=numbers)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self._critic_optimizer = Adam(self.critics.parameters(), config.critic_learning_rate)
         self._policy_optimizer = Adam(self.policy.parameters(), config.policy_learning_rate,
