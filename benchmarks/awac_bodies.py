@@ -12,7 +12,8 @@ d3rlpy 2.6.1 takes the values that its critics learn for AWAC from its SAC, toge
 entropy of a squashed Gaussian at a temperature of 1, which the policy of AWAC is not; in Nair et
 al. 2020 there is no such term. ``d3rlpy_without_entropy`` is the same program with that
 temperature at 0, ``--programs`` chooses.
-What is complete is not run again. Needs a sourced environment (``. scripts/env.sh``).
+What is complete on the same data is not run again; data that are made anew by other sources are
+other data. Needs a sourced environment (``. scripts/env.sh``).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from emulated import Fixed, settings
 from peer import D3RLPY, add_arguments, interpreter
 from provenance import RESULTS, ROOT, provenance
 
+from async_mbrl.bench.provenance import revision
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.snapshot import Snapshot
@@ -48,7 +50,7 @@ from async_mbrl.learning.buffer import TransitionBuffer
 from async_mbrl.learning.normalisation import statistics
 from async_mbrl.learning.policy import Policy
 from async_mbrl.learning.policy_learner import PolicyLearner
-from async_mbrl.learning.pretraining import read_offline
+from async_mbrl.learning.pretraining import OfflineData, read_offline
 from async_mbrl.simulation.offline import evaluate
 from async_mbrl.tasks import make_task
 
@@ -206,29 +208,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(options.output.read_text())['runs'] if options.output.exists() else []
+    compared: list[dict[str, Any]] = []
     for body in options.bodies:
         make_datasets(body, options.data, options)
         for kind in KINDS:
+            data = read(body, kind, options)
             for seed in options.seeds:
                 for program in options.programs:
-                    if (program != 'ours' and python is None) or any(
-                            (row['body'], row['kind'], row['seed'], row['program'])
-                            == (body, kind, seed, program) for row in rows):
-                        continue
-                    rows.append(learned(body, kind, seed, program, python, options))
-                    tell(rows[-1])
-                    options.output.write_text(json.dumps(
-                        {**provenance(options.seeds), 'steps': options.steps, 'runs': rows},
-                        indent=1) + '\n')
-    compare(rows)
+                    wanted = {'body': body, 'kind': kind, 'data': data.digest, 'seed': seed,
+                              'program': program, 'steps': options.steps,
+                              'episodes': options.episodes}
+                    found = [row for row in rows if wanted.items() <= row.items()]
+                    if not found and (program == 'ours' or python is not None):
+                        found = [{**wanted, 'git': revision(),
+                                  **learned(wanted, data.buffer, python, options)}]
+                        rows += found
+                        tell(found[0])
+                        options.output.write_text(json.dumps(
+                            {**provenance(options.seeds), 'runs': rows}, indent=1) + '\n')
+                    compared += found
+    compare(compared)
 
 
-def learned(body: str, kind: str, seed: int, program: str, python: Path | None,
+def read(body: str, kind: str, options: argparse.Namespace) -> OfflineData:
+    """Read a dataset."""
+    chosen = chosen_for(body, 'awac', 0, *LIKE_D3RLPY)
+    return read_offline(make_task(chosen.task, chosen.robot), options.data / f'{body}-{kind}')
+
+
+def learned(wanted: dict[str, Any], buffer: TransitionBuffer, python: Path | None,
             options: argparse.Namespace) -> dict[str, Any]:
     """Learn from a dataset with one of the programs, and judge what came of it."""
-    folder = options.data / f'{body}-{kind}'
+    body, seed, program = wanted['body'], wanted['seed'], wanted['program']
     chosen = chosen_for(body, 'awac', seed, *LIKE_D3RLPY)
-    buffer = read_offline(make_task(chosen.task, chosen.robot), folder).buffer
     begun_s = time.monotonic()
     if program == 'ours':
         policy = learn_here(chosen, buffer, seed, options.steps)
@@ -237,9 +249,9 @@ def learned(body: str, kind: str, seed: int, program: str, python: Path | None,
         policy = learn_there(python, chosen, buffer, seed, options.steps, program == 'd3rlpy')
     seconds = time.monotonic() - begun_s
     returns = judge(chosen, policy, NETWORK, options.episodes, 1000 + seed)
-    return {'body': body, 'kind': kind, 'seed': seed, 'program': program, 'seconds': seconds,
-            'transitions': len(buffer), 'return': float(np.mean(returns)), 'returns': returns,
-            'data_return': float(read_episodes(folder).returns.mean())}
+    folder = options.data / f'{body}-{wanted["kind"]}'
+    return {'seconds': seconds, 'transitions': len(buffer), 'return': float(np.mean(returns)),
+            'returns': returns, 'data_return': float(read_episodes(folder).returns.mean())}
 
 
 def tell(row: dict[str, Any]) -> None:
