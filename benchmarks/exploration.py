@@ -4,8 +4,9 @@ The demo arm gets a reward only where the tool is within 15 cm of its goal, and 
 side, a quarter of a turn from where each episode starts. On the emulated clock ME-PPO learns it
 with each kind of exploration by itself, all else being equal: AR(1) noise on the actions, pink
 noise, noise on the parameters of the policy, and a bonus for the disagreement of the ensemble
-beside the noise of the first. A run ends when the mean actions reach as many of fixed fresh goals
-as the task wants, or after a number of samples.
+beside the noise of the first; and SAC learns it, which explores by itself, without a bonus and with
+one for curiosity, which is learned from transitions. A run ends when the mean actions reach as many
+of fixed fresh goals as the task wants, or after a number of samples.
 
 Needs a sourced environment (``. scripts/env.sh``).
 """
@@ -27,18 +28,23 @@ TASK = ('task.sparse=true', 'task.reward_scale=1.0', 'task.success_distance_m=0.
         'task.goal_center=[1.4,0.35,0.0,-1.1,0.0,-0.8,0.0]',
         'task.goal_half_range=[0.3,0.3,0.3,0.3,0.3,0.3,0.3]')
 KINDS: dict[str, tuple[str, ...]] = {
-    'noise': (),
-    'pink': ('exploration.color=1.0', 'exploration.correlation=0.0'),
-    'parameters': ('exploration.parameter_noise=0.2',),
-    'disagreement': ('improvement.disagreement_weight=0.01',)}
+    'noise': ('me_ppo',),
+    'pink': ('me_ppo', 'exploration.color=1.0', 'exploration.correlation=0.0'),
+    'parameters': ('me_ppo', 'exploration.parameter_noise=0.2'),
+    'disagreement': ('me_ppo', 'improvement.disagreement_weight=0.01'),
+    'sac': ('sac',),
+    'sac_curiosity': ('sac', 'improvement.curiosity_weight=0.01')}
+"""Algorithm and settings of each kind."""
 JUDGED_EVERY = 150
 """Transitions between two judgements: five episodes."""
 
 
 def run(kind: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Learn with one kind of exploration."""
-    chosen = settings('me_ppo', seed, None, *TASK, *KINDS[kind],
-                      f'schedule.policy_updates_per_transition={options.updates}', *options.set)
+    algorithm, *changes = KINDS[kind]
+    if algorithm == 'me_ppo':
+        changes.append(f'schedule.policy_updates_per_transition={options.updates}')
+    chosen = settings(algorithm, seed, None, *TASK, *changes, *options.set)
     wanted = chosen.task.wanted_success_rate
     assert wanted is not None
     curve = learn(chosen, options.samples, JUDGED_EVERY,
@@ -55,7 +61,7 @@ def main() -> None:
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=list(KINDS))
     parser.add_argument('--samples', type=int, default=2400, help='transitions at most')
     parser.add_argument('--updates', type=float, default=0.3,
-                        help='of the policy for each transition')
+                        help='of the policy for each transition; SAC has its own')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE')
     parser.add_argument('--output', type=Path, default=RESULTS / 'exploration.json')
     options = parser.parse_args()
