@@ -16,9 +16,8 @@ from async_mbrl.bringup.supervisor import STATUS_INTERRUPTED
 from async_mbrl.core.config import ConfigError
 from async_mbrl.learning.checkpoint import CheckpointError, recorded_count
 from async_mbrl.learning.device import find_device
-from async_mbrl.learning.learner import LearningDiverged, learner_seed
-from async_mbrl.learning.model_learner import ModelLearner
-from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.learner import LearningDiverged
+from async_mbrl.learning.learners import make_learners
 from async_mbrl.learning.pretraining import Pretraining, Progress, read_offline
 from async_mbrl.tasks import make_task
 
@@ -77,12 +76,7 @@ def _learn(run: OpenRun, wanted: dict[str, int]) -> None:
     torch.set_num_threads(1)
     task = make_task(composition.task, composition.robot)
     device = find_device(composition.run.device)
-    policy = PolicyLearner(composition.improvement, composition.model, composition.network,
-                           composition.exploration, task,
-                           seed=learner_seed(composition.run.seed, 'policy_learner'), device=device)
-    model = ModelLearner(composition.model, task,
-                         seed=learner_seed(composition.run.seed, 'model_learner'),
-                         device=device) if 'model_learner' in wanted else None
+    model, policy = make_learners(composition, task, composition.run.seed, device)
     try:
         training = Pretraining(read_offline(task, Path(composition.run.dataset), device),
                                policy, model, run.folder.learner)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -26,8 +26,7 @@ from async_mbrl.emulation.pace import Pace, Sequential, SideBySide
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.device import find_device
 from async_mbrl.learning.learner import Learner, learner_seed
-from async_mbrl.learning.model_learner import ModelLearner
-from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.learners import make_learners
 from async_mbrl.learning.predictive_control import PredictiveControl
 from async_mbrl.learning.pretraining import Pretraining, read_offline
 from async_mbrl.learning.sequential import SequentialLearner
@@ -129,6 +128,7 @@ class EmulatedRun:
         """
         if samples < 1:
             raise ConfigError(f'samples: {samples} is below the minimum 1')
+        device = find_device(settings.device)
         self._task = make_task(settings.task, settings.robot)
         self._samples = samples
         self._config = replace(settings.collection,
@@ -144,11 +144,18 @@ class EmulatedRun:
         if isinstance(settings.improvement, PetsConfig) and control is None:
             self._control = PredictiveControl(settings.improvement, settings.model, self._task,
                                               seed=learner_seed(settings.seed, 'planner'),
-                                              device=find_device(settings.device))
+                                              device=device)
         self._planned_with = -1     # one that was learned from a dataset has no updates yet
         if pace is None:
-            self._model, self._policy = _learners(settings, self._task)
-            pace = _pace(settings.schedule, self._model, self._policy)
+            model, policy = make_learners(settings, self._task, settings.seed, device)
+            if settings.dataset:
+                training = Pretraining(
+                    read_offline(self._task, Path(settings.dataset), device), policy, model)
+                for _ in training.run(settings.improvement.offline_updates,
+                                      settings.model.offline_updates):
+                    pass
+            pace = _pace(settings.schedule, model, policy)
+            self._model, self._policy = model, policy
         self._pace = pace
         self._newest: Snapshot | None = None
         self._since_s = 0.0
@@ -237,23 +244,6 @@ class EmulatedRun:
                             'policy': 0 if self._policy is None else self._policy.updates}
         progress.planned_steps = self._core.planned_steps
         progress.model_epochs = 0.0 if model is None else model.epochs
-
-
-def _learners(settings: EmulationSettings, task: Any
-              ) -> tuple[ModelLearner | None, PolicyLearner]:
-    device = find_device(settings.device)
-    model = ModelLearner(settings.model, task, seed=learner_seed(settings.seed, 'model_learner'),
-                         device=device) if settings.improvement.NEEDS_MODEL else None
-    policy = PolicyLearner(
-        settings.improvement, settings.model, settings.network, settings.exploration, task,
-        seed=learner_seed(settings.seed, 'policy_learner'), device=device)
-    if settings.dataset:
-        training = Pretraining(read_offline(task, Path(settings.dataset), device), policy,
-                               model)
-        for _ in training.run(settings.improvement.offline_updates,
-                              settings.model.offline_updates):
-            pass
-    return model, policy
 
 
 def _pace(schedule: ScheduleConfig, model: Learner | None, policy: Learner) -> Pace:
