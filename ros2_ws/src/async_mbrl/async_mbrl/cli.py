@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -280,6 +281,9 @@ def _emulate(options: argparse.Namespace) -> int:
     from async_mbrl.bringup.resources import share_folder
 
     composition = compose(_request(options, _EMULATED), share_folder(), Path())
+    if options.output is not None and not os.access(options.output.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f'output: {options.output}: its folder is missing or cannot be written; '
+                          'make it, or name another file')
     from async_mbrl.emulation.command import emulate
     from async_mbrl.emulation.run import EmulationError
 

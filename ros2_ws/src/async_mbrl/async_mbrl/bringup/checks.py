@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import read_about
 from async_mbrl.tasks import make_task
 
+LEARNERS = ('policy_learner', 'model_learner')
+CHECKPOINT = 'checkpoint.json'
 HEARTBEATS_IN_TIMEOUT = 4
 """Control ticks, and so heartbeats at the most, that guard must wait for before it acts."""
 
@@ -110,29 +113,47 @@ def check_device(composition: Composition) -> None:
 def check_beginning(composition: Composition) -> None:
     """See to it that what a run begins from is there, and where it learns.
 
-    A dataset is of its task and robot, too.
+    A dataset is of its task and robot, too, and the same that the run has learned from.
 
     Raises:
         ConfigError: it is not.
     """
     check_device(composition)
+    run = composition.run
 
     def learned(root: Path) -> bool:
-        return any((place / 'checkpoint.json').is_file() for place in (
-            root, *(RunFolder(root).learner(name) for name in ('policy_learner', 'model_learner'))))
+        return any((place / CHECKPOINT).is_file() for place in (
+            root, *(RunFolder(root).learner(name) for name in LEARNERS)))
 
-    begin = composition.run.init_from
     # A run that has learned something of its own looks there no more.
-    if begin and not learned(Path(composition.run.run_dir)) and not learned(Path(begin)):
-        raise ConfigError(f'init_from: {begin}: nothing has been learned there; name the folder of '
-                          'a run that has learned, or of a checkpoint')
-    if not composition.run.dataset:
+    if run.init_from and not learned(Path(run.run_dir)) and not learned(Path(run.init_from)):
+        raise ConfigError(f'init_from: {run.init_from}: nothing has been learned there; name the '
+                          'folder of a run that has learned, or of a checkpoint')
+    if not run.dataset:
         return
     try:
-        read_about(Path(composition.run.dataset),
-                   identity_of(make_task(composition.task, composition.robot)))
+        about = read_about(Path(run.dataset),
+                           identity_of(make_task(composition.task, composition.robot)))
     except ConfigError as error:
         raise ConfigError(f'dataset: {error}; one that has moved is named by --dataset') from None
+    for name in LEARNERS:
+        digest = _learned_offline(RunFolder(Path(run.run_dir)).learner(name) / CHECKPOINT)
+        if digest and digest != about.digest:
+            raise ConfigError(
+                f'dataset: {run.dataset} has the content {about.digest[:12]}, but {name} of '
+                f'{run.run_dir} was learned from a dataset of content {digest[:12]}; name that '
+                'one by --dataset, or begin a new run')
+
+
+def _learned_offline(checkpoint: Path) -> str:
+    """Give the digest of the dataset that a learner has learned from; empty if of none.
+
+    What is wrong with a checkpoint is said by the learner, which reads all of it.
+    """
+    try:
+        return str(json.loads(checkpoint.read_text())['about'].get('offline_digest', ''))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ''
 
 
 def _check_body(composition: Composition) -> None:

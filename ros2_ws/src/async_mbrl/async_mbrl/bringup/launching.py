@@ -28,7 +28,7 @@ from async_mbrl.bringup.arguments import (
     Argument,
     parse_request,
 )
-from async_mbrl.bringup.checks import check_device
+from async_mbrl.bringup.checks import check_beginning
 from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.domain import DomainClaim
 from async_mbrl.bringup.folder import OpenRun, open_run, start_lines
@@ -135,7 +135,7 @@ def start(context: LaunchContext, file: GraphFile, given: Set[str]) -> list[Any]
 
     def check(composition: Composition) -> None:
         if set(file.nodes) & set(LEARNERS):     # else they learn on another machine
-            check_device(composition)
+            check_beginning(composition)
         domain.claim_for(composition)
 
     try:

@@ -97,6 +97,8 @@ def split(folder: Path, first: Path, second: Path, *, share: float | None = None
             raise DatasetError(f'{name}: {value:g} is not between 0 and 1')
     if sum(value is not None for value in (share, return_quantile, actor)) != 1:
         raise DatasetError('split: give one of --share, --return-quantile and --actor')
+    if first.resolve() == second.resolve():
+        raise DatasetError(f'split: both parts would be {first}; name two folders')
     about = read_about(folder)
     episodes = read_episodes(folder)
     if not len(episodes):

@@ -81,6 +81,11 @@ class DatasetAbout:
         return sum(shard.bytes for shard in self.shards)
 
     @property
+    def digest(self) -> str:
+        """Identify what is in the shards, hex: equal digests have equal transitions."""
+        return hashlib.sha256(' '.join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    @property
     def robot_time_s(self) -> float:
         """Motion that the transitions stand for, s."""
         return self.transitions / self.identity.policy_rate_hz

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,6 @@ def read_offline(task: Any, folder: Path, device: torch.device = CPU) -> Offline
             from.
     """
     about = read_about(folder, identity_of(task))
-    shards = ' '.join(shard.sha256 for shard in about.shards)
     try:
         buffer = offline_buffer(task, read_columns(folder), device)
     except ConfigError:
@@ -87,7 +85,7 @@ def read_offline(task: Any, folder: Path, device: torch.device = CPU) -> Offline
     except ValueError as error:
         raise ConfigError(f'dataset: {folder}: {error}; async-mbrl dataset check tells what else '
                           'is wrong') from None
-    return OfflineData(buffer, hashlib.sha256(shards.encode()).hexdigest())
+    return OfflineData(buffer, about.digest)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def test_help_describes_everything(capsys: pytest.CaptureFixture[str]) -> None:
     (('up', 'sim', '--robot', 'panda'), 'this version has: ant, arm7, fr3'),
     (('up', 'sim', '--schedule', 'never'), 'this version has: async, sync, interleaved'),
     (('emulate', '--schedule', 'sync', '--set', 'schedule.rollouts=0'), 'schedule.rollouts: 0'),
+    (('emulate', '--output', '/nowhere/figures.json'), 'output: /nowhere/figures.json'),
     (('bench', 'paper', '--only', 'nothing'), 'only: no row is like nothing'),
     (('up', 'sim', '--motion-time', 'long'), 'motion_time: expected a number'),
     (('up', 'sim', '--motion-time', '-1'), 'collection.motion_time_s: -1.0 is below'),

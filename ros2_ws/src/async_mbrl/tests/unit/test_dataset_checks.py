@@ -247,6 +247,13 @@ def test_dividing_wrongly_is_refused(tmp_path: Path, how: dict[str, float]) -> N
     assert not (tmp_path / 'b').exists()
 
 
+def test_both_parts_are_not_the_same_folder(tmp_path: Path) -> None:
+    write(tmp_path / 'a', columns())
+    with pytest.raises(DatasetError, match='split: both parts would be .*name two folders'):
+        split(tmp_path / 'a', tmp_path / 'b', tmp_path / 'x' / '..' / 'b', share=0.5)
+    assert not (tmp_path / 'b').exists()
+
+
 def test_a_dataset_is_described(tmp_path: Path) -> None:
     whole = write_dataset(tmp_path / 'a', transitions(23), shard_rows=4)
     told = describe(tmp_path / 'a')

@@ -130,9 +130,14 @@ def test_a_dataset_may_move_but_not_change(dataset: Path, tmp_path: Path,
     dataset_rig.write_dataset(tmp_path / 'other', dataset_rig.transitions(60, seed=1))
     assert pretrained(run, '--dataset', str(tmp_path / 'other')) == 2
     assert 'was learned from a dataset of content' in capsys.readouterr().err
+    assert read_run(run).run.dataset == str(dataset), 'what is refused is not kept'
     assert pretrained(run, '--dataset', str(moved)) == 0
     assert recorded_count(RunFolder(run).learner('policy_learner'), 'offline_updates') == 400
     assert read_run(run).run.dataset == str(moved)
+    # Neither is another one taken for it when there is nothing left to learn from it.
+    assert pretrained(run, '--dataset', str(tmp_path / 'other')) == 2
+    assert read_run(run).run.dataset == str(moved)
+    assert pretrained(run) == 0
 
 
 def test_a_run_without_a_dataset_gets_none_later(dataset: Path, tmp_path: Path) -> None:
