@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from async_mbrl.bringup import resources
 from async_mbrl.bringup.arguments import default
 from async_mbrl.bringup.composition import Composition, noted
+from async_mbrl.bringup.graph import LEARNERS
 from async_mbrl.control.settings import TELEOP
 from async_mbrl.core.config import ConfigError, load, read_yaml
 from async_mbrl.core.robot import ArmConfig, JointLimits, WorkspaceLimits, tighten
 from async_mbrl.core.run import RunFolder
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import read_about
+from async_mbrl.learning.recorded import INDEX, recorded_text
 from async_mbrl.tasks import make_task
 
-LEARNERS = ('policy_learner', 'model_learner')
-CHECKPOINT = 'checkpoint.json'
 HEARTBEATS_IN_TIMEOUT = 4
 """Control ticks, and so heartbeats at the most, that guard must wait for before it acts."""
 
@@ -95,7 +94,7 @@ def check_takeover(composition: Composition) -> None:
         raise ConfigError(flaw)
 
 
-def check_device(composition: Composition) -> None:
+def _check_device(composition: Composition) -> None:
     """See to it that the device of the learners is there, on the machine that they are started on.
 
     Raises:
@@ -118,11 +117,11 @@ def check_beginning(composition: Composition) -> None:
     Raises:
         ConfigError: it is not.
     """
-    check_device(composition)
+    _check_device(composition)
     run = composition.run
 
     def learned(root: Path) -> bool:
-        return any((place / CHECKPOINT).is_file() for place in (
+        return any((place / INDEX).is_file() for place in (
             root, *(RunFolder(root).learner(name) for name in LEARNERS)))
 
     # A run that has learned something of its own looks there no more.
@@ -137,23 +136,12 @@ def check_beginning(composition: Composition) -> None:
     except ConfigError as error:
         raise ConfigError(f'dataset: {error}; one that has moved is named by --dataset') from None
     for name in LEARNERS:
-        digest = _learned_offline(RunFolder(Path(run.run_dir)).learner(name) / CHECKPOINT)
+        digest = recorded_text(RunFolder(Path(run.run_dir)).learner(name), 'offline_digest')
         if digest and digest != about.digest:
             raise ConfigError(
                 f'dataset: {run.dataset} has the content {about.digest[:12]}, but {name} of '
                 f'{run.run_dir} was learned from a dataset of content {digest[:12]}; name that '
                 'one by --dataset, or begin a new run')
-
-
-def _learned_offline(checkpoint: Path) -> str:
-    """Give the digest of the dataset that a learner has learned from; empty if of none.
-
-    What is wrong with a checkpoint is said by the learner, which reads all of it.
-    """
-    try:
-        return str(json.loads(checkpoint.read_text())['about'].get('offline_digest', ''))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ''
 
 
 def _check_body(composition: Composition) -> None:

@@ -14,11 +14,12 @@ from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.folder import OpenRun
 from async_mbrl.bringup.supervisor import STATUS_INTERRUPTED
 from async_mbrl.core.config import ConfigError
-from async_mbrl.learning.checkpoint import CheckpointError, recorded_count
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.device import find_device
 from async_mbrl.learning.learner import LearningDiverged
 from async_mbrl.learning.learners import make_learners
 from async_mbrl.learning.pretraining import Pretraining, Progress, read_offline
+from async_mbrl.learning.recorded import recorded_count
 from async_mbrl.tasks import make_task
 
 LINE_S = 5.0

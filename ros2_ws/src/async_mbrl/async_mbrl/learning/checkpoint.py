@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 
 from async_mbrl.core.files import write_atomically
+from async_mbrl.learning.recorded import INDEX
 
-INDEX = 'checkpoint.json'
 MAXIMUM_INDEX_BYTES = 1024 * 1024
 MAXIMUM_BYTES = 8 * 1024**3
 """Of a checkpoint; its index says how many it has."""
@@ -120,25 +120,6 @@ def read_any(folder: Path) -> Checkpoint:
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f'{path} is not a checkpoint ({error!r}); {remedy}') from None
     return Checkpoint(found, tensors, about)
-
-
-def recorded_hash(folder: Path) -> str:
-    """Give the SHA-256 of the checkpoint file that stands in a folder, hex; empty without one.
-
-    That of a file that :func:`write` has just written, or :func:`read` has verified.
-    """
-    try:
-        return str(json.loads((folder / INDEX).read_text())['sha256'])
-    except (OSError, ValueError, KeyError):
-        return ''
-
-
-def recorded_count(folder: Path, name: str) -> int:
-    """Give a number that the index of a checkpoint tells; 0 without a checkpoint, or without it."""
-    try:
-        return int(json.loads((folder / INDEX).read_text())['about'].get(name, 0))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 0
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from async_mbrl.core.config import ConfigError
-from async_mbrl.learning.checkpoint import recorded_count
+from async_mbrl.learning.recorded import recorded_count
 
 CPU = torch.device('cpu')
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -14,21 +15,27 @@ from async_mbrl.learning.product import (
     onednn_perceptrons,
 )
 
-
-def _small_layer(members: int, inputs: int, outputs: int,
-                 generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    weights = torch.randn(members, inputs, outputs, generator=generator) / math.sqrt(inputs)
-    return weights, torch.zeros(members, 1, outputs)
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
+"""Weights (members, inputs, outputs) and biases (members, 1, outputs) of each layer."""
 
 
-def _uniform_layer(members: int, inputs: int, outputs: int,
-                   generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    weights, biases = (2.0 * torch.rand(members, rows, outputs, generator=generator) - 1.0
-                       for rows in (inputs, 1))
-    return weights / math.sqrt(inputs), biases / math.sqrt(inputs)
+def _small(members: int, sizes: Sequence[int], generator: torch.Generator) -> Layers:
+    layers = [(torch.randn(members, inputs, outputs, generator=generator) / math.sqrt(inputs),
+               torch.zeros(members, 1, outputs)) for inputs, outputs in pairwise(sizes)]
+    layers[-1][0].mul_(0.1)
+    return layers
 
 
-_LAYERS = {'small': _small_layer, 'uniform': _uniform_layer}
+def _uniform(members: int, sizes: Sequence[int], generator: torch.Generator) -> Layers:
+    def drawn(rows: int, inputs: int, outputs: int) -> torch.Tensor:
+        number = torch.rand(members, rows, outputs, generator=generator)
+        return (2.0 * number - 1.0) / math.sqrt(inputs)
+
+    return [(drawn(inputs, inputs, outputs), drawn(1, inputs, outputs))
+            for inputs, outputs in pairwise(sizes)]
+
+
+_INITIAL = {'small': _small, 'uniform': _uniform}
 
 
 class Ensemble(nn.Module):
@@ -65,13 +72,9 @@ class Ensemble(nn.Module):
         self._activation = activation
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-            weights, biases = _LAYERS[initial](members, inputs, outputs, generator)
+        for weights, biases in _INITIAL[initial](members, sizes, generator):
             self.weights.append(nn.Parameter(weights))
             self.biases.append(nn.Parameter(biases))
-        if initial == 'small':
-            with torch.no_grad():
-                self.weights[-1].mul_(0.1)
         self._parts = (list(self.weights), list(self.biases))
 
     def forward(self, x: torch.Tensor, members: torch.Tensor | None = None) -> torch.Tensor:

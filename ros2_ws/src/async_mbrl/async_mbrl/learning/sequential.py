@@ -14,8 +14,9 @@ from async_mbrl.core.schedule import TURNS_METRIC, Block, ScheduleConfig
 from async_mbrl.core.snapshot import Snapshot, SnapshotError, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.learning import checkpoint
-from async_mbrl.learning.checkpoint import CheckpointError, recorded_hash
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.learner import Learner
+from async_mbrl.learning.recorded import recorded_hash
 
 _SLOTS = ('a', 'b')
 _EPOCH_TOLERANCE = 1e-6

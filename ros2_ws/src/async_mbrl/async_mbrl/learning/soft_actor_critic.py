@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,13 @@ CRITICS = 2
 
 
 class Critics(Ensemble):
-    """Two estimates of the soft value of an action in a state."""
+    """Two estimates of the value of an action in a state; they begin as layers of torch do."""
+
+    def __init__(self, sizes: Sequence[int], activation: str, generator: torch.Generator, *,
+                 product: str = 'batched', numbers: torch.dtype = torch.float32) -> None:
+        """Draw the weights; arguments are those of :class:`Ensemble`."""
+        super().__init__(CRITICS, sizes, activation, generator, initial='uniform',
+                         product=product, numbers=numbers)
 
     def forward(self, features: torch.Tensor, action: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Give values (2, rows) of actions (rows, action_size) and features (rows, ...)."""
@@ -48,8 +55,7 @@ class SoftActorCritic(nn.Module):
         numbers = choose_numbers(config.numbers, CRITICS, sizes, config.critic_activation,
                                  config.batch, generator.device)
         self.policy = Policy(network, task, generator, config.initial_log_std, numbers)
-        self.critics = Critics(CRITICS, sizes, config.critic_activation, generator,
-                               initial='uniform', numbers=numbers)
+        self.critics = Critics(sizes, config.critic_activation, generator, numbers=numbers)
         self.register_buffer('critic_updates',
                              torch.zeros((), dtype=torch.long, device='cpu'))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)

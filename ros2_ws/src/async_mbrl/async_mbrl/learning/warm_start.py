@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from async_mbrl.learning.checkpoint import INDEX, CheckpointError
+from async_mbrl.learning.checkpoint import CheckpointError
+from async_mbrl.learning.recorded import INDEX
 
 _PARTS = {'policy_learner': 'policy', 'model_learner': 'model'}
 """Names that a learner of both gives to what it puts together."""

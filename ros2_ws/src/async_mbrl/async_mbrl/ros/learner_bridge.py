@@ -21,8 +21,8 @@ from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.files import write_atomically
 from async_mbrl.core.snapshot import Snapshot
-from async_mbrl.learning.checkpoint import recorded_count, recorded_hash
 from async_mbrl.learning.learner import Learner
+from async_mbrl.learning.recorded import recorded_count, recorded_hash
 from async_mbrl.learning.run_pin import RunPin
 from async_mbrl.ros import qos
 from async_mbrl.ros.bounds import StreamBounds, subscribe

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunSettings
-from async_mbrl.learning.checkpoint import CheckpointError, recorded_count, recorded_hash
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.device import find_device
 from async_mbrl.learning.pretraining import Trainee, read_offline
+from async_mbrl.learning.recorded import recorded_count, recorded_hash
 from async_mbrl.learning.warm_start import checkpoint_of
 from async_mbrl.ros.bridged_node import BridgedNode, serve
 from async_mbrl.ros.learner_bridge import LearnerBridge

@@ -35,11 +35,11 @@ from async_mbrl.core.schedule import TURNS_METRIC
 from async_mbrl.datasets.columns import Source, columns_of
 from async_mbrl.datasets.identity import identity_of
 from async_mbrl.datasets.store import DatasetWriter
-from async_mbrl.learning.checkpoint import recorded_count, recorded_hash
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.pretraining import Pretraining, read_offline
+from async_mbrl.learning.recorded import recorded_count, recorded_hash
 from async_mbrl.learning.settings import AwacConfig, MePpoConfig
 from async_mbrl.ros import qos
 from async_mbrl.ros.convert import (

@@ -13,11 +13,11 @@ from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.run import RunFolder
-from async_mbrl.learning.checkpoint import recorded_hash
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.policy_server import PolicyServer
+from async_mbrl.learning.recorded import recorded_hash
 from async_mbrl.learning.settings import MbMpoConfig, MePpoConfig, MeTrpoConfig, SvgConfig
 
 TASK = learning_rig.make_task()

@@ -22,12 +22,13 @@ from async_mbrl.core.transition import Transition
 from async_mbrl.datasets.columns import Columns, Source, columns_of
 from async_mbrl.learning import pretraining
 from async_mbrl.learning.buffer import TransitionBuffer
-from async_mbrl.learning.checkpoint import CheckpointError, recorded_hash
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.experience import Experience
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.pretraining import OfflineData, Pretraining, offline_buffer
+from async_mbrl.learning.recorded import recorded_hash
 from async_mbrl.learning.replay_tables import Block
 from async_mbrl.learning.settings import AwacConfig, PpoConfig, SacConfig
 

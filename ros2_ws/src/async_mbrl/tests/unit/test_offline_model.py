@@ -22,7 +22,7 @@ from async_mbrl.core.snapshot import NO_VERSION, Snapshot, Version
 from async_mbrl.core.transition import Transition
 from async_mbrl.datasets.columns import Source, columns_of
 from async_mbrl.learning.buffer import TransitionBuffer
-from async_mbrl.learning.checkpoint import CheckpointError, recorded_count, recorded_hash
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.device import CPU, Generators
 from async_mbrl.learning.dynamics import Dynamics
@@ -32,6 +32,7 @@ from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.pool import Pool
 from async_mbrl.learning.pretraining import OfflineData, Pretraining, offline_buffer
+from async_mbrl.learning.recorded import recorded_count, recorded_hash
 from async_mbrl.learning.settings import (
     MbMpoConfig,
     MbpoConfig,

@@ -17,9 +17,9 @@ from async_mbrl.bringup.resources import share_folder
 from async_mbrl.cli import main
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
-from async_mbrl.learning.checkpoint import recorded_count, recorded_hash
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.recorded import recorded_count, recorded_hash
 
 LEARNERS = ('model_learner', 'policy_learner')
 SMALL = ('improvement.offline_updates=450', 'improvement.batch=32',

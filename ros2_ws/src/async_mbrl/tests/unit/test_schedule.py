@@ -16,10 +16,11 @@ from async_mbrl.core.network import PolicyNetworkConfig
 from async_mbrl.core.schedule import TURNS_METRIC, Block, ScheduleConfig
 from async_mbrl.core.snapshot import NO_VERSION, Snapshot, Version
 from async_mbrl.core.transition import Transition
-from async_mbrl.learning.checkpoint import CheckpointError, recorded_hash
+from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.recorded import recorded_hash
 from async_mbrl.learning.sequential import SequentialLearner
 from async_mbrl.learning.settings import MbMpoConfig, MePpoConfig
 

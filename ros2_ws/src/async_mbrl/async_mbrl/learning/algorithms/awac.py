@@ -41,8 +41,8 @@ class Awac(FromExperience, nn.Module):
         numbers = choose_numbers(config.numbers, CRITICS, sizes, config.critic_activation,
                                  config.batch, generator.device)
         self.policy = Policy(network, task, generator, config.initial_log_std, numbers)
-        self.critics = Critics(CRITICS, sizes, config.critic_activation, generator,
-                               initial='uniform', product='members', numbers=numbers)
+        self.critics = Critics(sizes, config.critic_activation, generator, product='members',
+                               numbers=numbers)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self._critic_optimizer = Adam(self.critics.parameters(), config.critic_learning_rate)
         self._policy_optimizer = Adam(self.policy.parameters(), config.policy_learning_rate,
