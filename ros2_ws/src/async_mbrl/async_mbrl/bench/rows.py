@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 ALGORITHMS = ('me_trpo', 'me_ppo', 'mb_mpo')
 SEEDS = (1, 2)
+EMULATED_SEEDS = (1, 2, 3, 4)
+"""Returns after 10,000 samples scatter, and more seeds cost no time of a robot."""
 BEST = {'half_cheetah': 'mbpo', 'hopper': 'me_trpo'}
 """What does best on a body in the time of its row. The hopper acts at 125 Hz, so that mbpo has time
 for one or two updates for each transition only, and is behind me_trpo after five minutes."""
@@ -132,7 +134,7 @@ def full() -> list[Row]:
             rows += real('hopper', algorithm, 6.0, seed)
     rows += [best(environment, minutes, SEEDS[0])
              for environment, minutes in (('half_cheetah', 60.0), ('hopper', 25.0))]
-    for seed in SEEDS:
+    for seed in EMULATED_SEEDS:
         for algorithm in ALGORITHMS:
             rows += emulated('half_cheetah', algorithm, 10_000, seed)
     for seed in SEEDS:
