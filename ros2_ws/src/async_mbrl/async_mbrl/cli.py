@@ -271,6 +271,8 @@ def _pretrain(options: argparse.Namespace) -> int:
     if status == 0:
         moves = ' --no-dry-run' if (run.composition.where == 'real'
                                     and not run.composition.run.dry_run) else ''
+        if run.folder.policy.exists() and run.composition.plant is not None:
+            print(f'judge it with: async-mbrl evaluate {run.folder.root}')
         print(f'go on online with: async-mbrl up {run.composition.where} --run-dir '
               f'{run.folder.root}{moves}')
     return status
@@ -362,7 +364,7 @@ def _figure(options: argparse.Namespace) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         pictures = stills(folder, composition)
-    except AnimationError as error:
+    except (AnimationError, ConfigError) as error:
         print(f'no pictures of the arm: {error}', file=sys.stderr)
         pictures = {}
     save_overview(path, outcome.read_summary(folder), read_metrics(folder), composition, pictures)

@@ -13,7 +13,9 @@ import torch
 from async_mbrl.bringup.composition import Composition
 from async_mbrl.bringup.folder import OpenRun
 from async_mbrl.bringup.supervisor import STATUS_INTERRUPTED
+from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
+from async_mbrl.core.files import write_atomically
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.device import find_device
 from async_mbrl.learning.learner import LearningDiverged
@@ -30,6 +32,8 @@ def pretrain(run: OpenRun) -> int:
     """Make the offline updates that a run is to begin with, as far as they are missing.
 
     What was interrupted goes on from its checkpoint. A learner that has gone online is left alone.
+    The policy that comes of it becomes the newest of the run: it can be evaluated, and used, before
+    the run goes on online.
 
     Args:
         run: one that has a dataset.
@@ -45,8 +49,9 @@ def pretrain(run: OpenRun) -> int:
     wanted = offline_updates(composition)
     folders = {name: run.folder.learner(name) for name in wanted}
     made = {name: recorded_count(folder, 'offline_updates') for name, folder in folders.items()}
-    if all(recorded_count(folders[name], 'next_transition') or made[name] >= wanted[name]
-           for name in wanted):
+    complete = all(recorded_count(folders[name], 'next_transition') or made[name] >= wanted[name]
+                   for name in wanted)
+    if complete and (run.folder.policy.exists() or not wanted['policy_learner']):
         return 0
     before = ', '.join(f'{made[name]} of {wanted[name]} updates of the {_what(name)}'
                        for name in wanted if wanted[name])
@@ -88,6 +93,8 @@ def _learn(run: OpenRun, wanted: dict[str, int]) -> None:
     with closing(training):
         for progress in training.run(wanted['policy_learner'], wanted.get('model_learner', 0)):
             lines.tell(progress)
+        if wanted['policy_learner']:    # else it has not learned; the run begins as any other
+            write_atomically(run.folder.policy, snapshots.encode(policy.snapshot()))
 
 
 class _Lines:

@@ -50,7 +50,12 @@ def emulate(composition: Composition, samples: int, output: Path | None,
         OSError: the file cannot be written.
     """
     torch.set_num_threads(1)    # sums of several threads are not always the same
+    if composition.run.dataset:
+        say(f'learning from {composition.run.dataset}')
     run = EmulatedRun(settings_of(composition), samples)
+    if composition.run.dataset:
+        say('learned from it alone: {model} updates of the model, {policy} of the policy'.format(
+            **run.offline_updates))
     next_s = time.monotonic() + LINE_S
 
     def watch(progress: Progress) -> None:
@@ -68,7 +73,8 @@ def emulate(composition: Composition, samples: int, output: Path | None,
         'robot_time_s': progress.robot_time_s, 'elapsed_s': progress.elapsed_s,
         'updates': progress.updates, 'updates_per_transition': progress.updates_per_transition,
         'model_epochs': progress.model_epochs, 'aborted': progress.aborted,
-        'planned_steps': progress.planned_steps,
+        'planned_steps': progress.planned_steps, 'dataset': composition.run.dataset,
+        'offline_updates': run.offline_updates,
         'curve': progress.curve,
         'device': composition.run.device,
         'policy_sha256': hashlib.sha256(run.policy_bytes()).hexdigest(),

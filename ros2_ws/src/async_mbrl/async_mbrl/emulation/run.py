@@ -111,6 +111,11 @@ class EmulatedRun:
 
     The robot starts each episode in its start pose, and what is learned takes no robot time. All
     random numbers follow from the seed, so a run can be repeated exactly on the same machine.
+
+    Attributes:
+        progress: how far it is.
+        offline_updates: of the model and of the policy, from a dataset alone, before it began; they
+            are not among those of ``progress``.
     """
 
     def __init__(self, settings: EmulationSettings, samples: int, *, pace: Pace | None = None,
@@ -145,6 +150,7 @@ class EmulatedRun:
             self._control = PredictiveControl(settings.improvement, settings.model, self._task,
                                               seed=learner_seed(settings.seed, 'planner'),
                                               device=device)
+        self.offline_updates = {'model': 0, 'policy': 0}
         self._planned_with = -1     # one that was learned from a dataset has no updates yet
         if pace is None:
             model, policy = make_learners(settings, self._task, settings.seed, device)
@@ -154,6 +160,9 @@ class EmulatedRun:
                 for _ in training.run(settings.improvement.offline_updates,
                                       settings.model.offline_updates):
                     pass
+                self.offline_updates = {
+                    'model': 0 if model is None else model.offline_updates,
+                    'policy': policy.offline_updates}
             pace = _pace(settings.schedule, model, policy)
             self._model, self._policy = model, policy
         self._pace = pace
