@@ -199,14 +199,20 @@ def _info(options: argparse.Namespace) -> int:
     print(f'  observation {told["observation_size"]}, action {told["action_size"]}; '
           f'{told["terminated"]} terminated, {told["truncated"]} truncated, '
           f'{told["intervened"]} intervened')
-    for title, spread in (('return', told['return']), ('steps', told['steps_of_an_episode'])):
-        print(f'  {title}: ' + ', '.join(f'{name} {value:.4g}' for name, value in spread.items()))
-    print('  actions by: ' + ', '.join(
-        f'{name} {count} ({count / told["transitions"]:.1%})'
-        for name, count in told['actors'].items()))
+    if told['actors']:
+        for title, spread in (('return', told['return']), ('steps', told['steps_of_an_episode'])):
+            print(f'  {title}: ' + ', '.join(
+                f'{name} {value:.4g}' for name, value in spread.items()))
+        print('  actions by: ' + ', '.join(
+            f'{name} {count} ({count / told["transitions"]:.1%})'
+            for name, count in told['actors'].items()))
+    else:
+        print('  nothing more can be read of it')
     for source in told['sources']:
+        divided = source.get('divided')
+        part = f', the {divided["part"]} part of a split by {divided["split"]}' if divided else ''
         print(f'  from {source.get("path")}: {source.get("format")}, '
-              f'{source.get("transitions")} transitions')
+              f'{source.get("transitions")} transitions{part}')
     return 0
 
 

@@ -60,6 +60,11 @@ def test_what_a_person_took_over_is_told_and_taken_out(capsys: pytest.CaptureFix
                                  f'{tmp_path}/c: 40 transitions, 8 episodes\n')
     status, text = run(capsys, 'check', tmp_path / 'b')
     assert status == 0 and '0 errors' in text
+    # Parts of one source are not taken for two of them.
+    assert run(capsys, 'merge', tmp_path / 'b', tmp_path / 'c', '--output', tmp_path / 'd')[0] == 0
+    status, text = run(capsys, 'info', tmp_path / 'd')
+    assert status == 0 and all(f'{part} part of a split by actor' in text
+                               for part in ('the first', 'the second'))
 
 
 def test_a_journal_of_another_format_is_refused(capsys: pytest.CaptureFixture[str],
@@ -136,6 +141,11 @@ def test_damage_is_told_and_skipped_on_request(capsys: pytest.CaptureFixture[str
     assert 'restore the file, or import the data again' in text     # merge knows no other remedy
     status, text = run(capsys, 'info', tmp_path / 'a', '--skip-damaged')
     assert status == 0 and 'its 5 transitions are left out' in text
+    for shard in (tmp_path / 'a').glob('part-*'):
+        shard.write_bytes(b'')
+    status, text = run(capsys, 'info', tmp_path / 'a', '--skip-damaged')
+    assert status == 0 and text.count('transitions are left out') == 4
+    assert 'nothing more can be read of it' in text and 'actions by' not in text
 
 
 @pytest.mark.parametrize('arguments', [
