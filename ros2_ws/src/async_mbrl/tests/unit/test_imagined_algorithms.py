@@ -315,6 +315,24 @@ def test_adaptation_is_one_policy_gradient_step_in_each_task() -> None:
             torch.testing.assert_close(found[task], parameter + 0.3 * gradient)
 
 
+def test_the_divergence_of_the_adaptation_is_that_of_the_policies() -> None:
+    algorithm = meta()
+    before, after = random_steps(algorithm, 0), random_steps(algorithm, 1)
+    with torch.no_grad():
+        adapted = algorithm.adapt(before)
+        found = algorithm.adaptation_divergence(adapted, after)
+        wanted = []
+        for task in range(3):
+            own = torch.distributions.Normal(algorithm.policy.unsquashed(after.features[task]),
+                                             algorithm.policy.log_std.exp())
+            place(other := meta(), flat([parameter[task] for parameter in adapted]))
+            theirs = torch.distributions.Normal(other.policy.unsquashed(after.features[task]),
+                                                other.policy.log_std.exp())
+            wanted.append(torch.distributions.kl_divergence(own, theirs).sum(-1).mean())
+    torch.testing.assert_close(found, torch.stack(wanted).mean())
+    assert found > 0.0
+
+
 def test_meta_gradient_goes_through_the_adaptation() -> None:
     algorithm = meta()
     before, after = random_steps(algorithm, 0), random_steps(algorithm, 1)

@@ -69,7 +69,7 @@ class MbMpo(nn.Module):
         for index, parameter in enumerate(self.policy.learned()):
             self.register_buffer(f'adapted{index}', _copies(parameter, config.tasks).clone())
         self._return_before = 0.0
-        self._return = self._bonus = 0.0
+        self._return = self._bonus = self._adaptation = 0.0
         self._step = trust_region.REJECTED
 
     @property
@@ -126,6 +126,7 @@ class MbMpo(nn.Module):
                                    for steps in (before, after))
         with torch.no_grad():       # so that the divergence of what they adapt to begins at 0, too
             adapted_to_some = self.adapt(some_before)
+            self._adaptation = float(self.adaptation_divergence(adapted, some_after))
 
         def curvature_of() -> torch.Tensor:
             return self.evaluate(some_before, some_after, adapted_to_some)[1]
@@ -147,6 +148,7 @@ class MbMpo(nn.Module):
         return {'imagined_return': self._return, 'imagined_return_before': self._return_before,
                 'exploration_bonus': self._bonus,
                 'action_std': float(self.policy.log_std.detach().exp().mean()),
+                'adaptation_divergence': self._adaptation,
                 'step_share': self._step.share, 'step_divergence': self._step.divergence,
                 'acting_task': float(self.acting_task)}
 
@@ -192,6 +194,17 @@ class MbMpo(nn.Module):
             mean, log_std = self._distribution(reference, after.features)
         return (-(ratio * after.advantages).mean(),
                 divergence(mean, log_std, *self._distribution(adapted, after.features)).mean())
+
+    def adaptation_divergence(self, adapted: Sequence[torch.Tensor],
+                              steps: TaskSteps) -> torch.Tensor:
+        """Give how far adapted policies are from the meta-policy: the mean divergence, nat.
+
+        Far below that of a step of the meta-policy, adaptation changes next to nothing; see
+        ``inner_learning_rate``.
+        """
+        copies = [_copies(parameter, len(steps.actions)) for parameter in self.policy.learned()]
+        return divergence(*self._distribution(copies, steps.features),
+                          *self._distribution(adapted, steps.features)).mean()
 
     @torch.no_grad()
     def steps_of(self, rollouts: Rollouts) -> TaskSteps:
