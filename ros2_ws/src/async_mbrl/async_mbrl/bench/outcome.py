@@ -56,7 +56,7 @@ def table(runs: Runs) -> str:
     """Give a Markdown table: a line for each kind of run, its seeds together."""
     head = ('comparison', 'environment', 'algorithm', 'schedule', 'variant', 'seeds', 'samples',
             'wall time, s', 'run time / data time', 'model updates a sample',
-            'policy updates a sample', 'return at the end')
+            'policy updates a sample', 'return at the end', 'return over the run')
     rows = []
     for group in _groups([run for run in runs if run['curve']]):
         first = group[0]
@@ -69,8 +69,11 @@ def table(runs: Runs) -> str:
             _mean([run['data_time_ratio'] for run in group], '.2f'),
             _mean([run['updates_per_transition']['model'] for run in group], '.3g'),
             _mean([run['updates_per_transition']['policy'] for run in group], '.3g'),
-            _spread([run['curve'][-1]['return'] for run in group])))
-    return '\n'.join(['Return: mean of the last 5 learning episodes at the end of a run, mean over '
+            _spread([run['curve'][-1]['return'] for run in group]),
+            _spread([float(np.mean([point['return'] for point in run['curve']]))
+                     for run in group])))
+    return '\n'.join(['Return: mean of the last 5 learning episodes, at the end of a run and on '
+                      'average over it, mean over',
                       'seeds, in brackets the least and the greatest.', '',
                       _markdown(head, rows)])
 
