@@ -145,11 +145,10 @@ def _line(plot: Any, group: list[Mapping[str, Any]], axis: str, index: int,
     x, mean, half = mean_curve(group, axis)
     x = x / 60.0 if axis == 'wall_time_s' else x
     colour = _COLOURS.get(first['algorithm'], figures.GREY)
-    label = f'{first["algorithm"]}, {first["schedule"]}'
-    if comparison in ('ablation', 'best'):
+    if comparison == 'ablation':
         colour = _PALETTE[index % len(_PALETTE)]
-        label = first['variant'] or label
-    plot.plot(x, mean, color=colour, linestyle=_LINES[first['schedule']], label=label)
+    plot.plot(x, mean, color=colour, linestyle=_LINES[first['schedule']],
+              label=first['variant'] or f'{first["algorithm"]}, {first["schedule"]}')
     plot.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0.0)
 
 
