@@ -15,8 +15,9 @@ Runs = Sequence[Mapping[str, Any]]
 
 _COLOURS = {'me_trpo': figures.BLUE, 'me_ppo': figures.GREEN, 'mb_mpo': figures.ORANGE,
             'mbpo': figures.RED}
-_PALETTE = (figures.BLUE, figures.GREEN, figures.ORANGE, figures.RED, figures.VIOLET, figures.INK,
+_PALETTE = (figures.BLUE, figures.GREEN, figures.ORANGE, figures.RED, figures.VIOLET, figures.PINK,
             figures.GREY)
+"""Of what is varied; what it is held against is in :data:`figures.INK`."""
 _LINES = {'async': '-', 'sync': '--', 'interleaved': ':'}
 _POINTS = 200
 
@@ -32,12 +33,24 @@ def write_outcome(results: Path, runs: Runs) -> list[Path]:
                              ('best', ('wall_time_s', 'samples')), ('emulated', ('samples',)),
                              ('ablation', ('samples',))):
         chosen = [run for run in runs if run['comparison'] == comparison and run['curve']]
+        if comparison == 'ablation':
+            chosen += references(runs, chosen)
         if chosen:
             written.append(results.with_name(f'{results.stem}_{comparison}.png'))
             _draw(written[-1], chosen, axes, comparison)
     written.append(results.with_suffix('.md'))
     write_atomically(written[-1], f'{table(runs)}\n{gains(runs)}')
     return written
+
+
+def references(runs: Runs, varied: Runs) -> list[Mapping[str, Any]]:
+    """Give the runs that variations are held against: with nothing varied, of the same seeds."""
+    def what(run: Mapping[str, Any]) -> tuple[Any, ...]:
+        return run['environment'], run['algorithm'], run['seed'], run['samples']
+
+    wanted = {what(run) for run in varied}
+    return [run for run in runs
+            if run['comparison'] == 'emulated' and run['curve'] and what(run) in wanted]
 
 
 def mean_curve(runs: Runs, axis: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,9 +86,8 @@ def table(runs: Runs) -> str:
             _spread([float(np.mean([point['return'] for point in run['curve']]))
                      for run in group])))
     return '\n'.join(['Return: mean of the last 5 learning episodes, at the end of a run and on '
-                      'average over it, mean over',
-                      'seeds, in brackets the least and the greatest.', '',
-                      _markdown(head, rows)])
+                      'average over it; mean over seeds, in brackets the least and the greatest.',
+                      '', _markdown(head, rows)])
 
 
 def gains(runs: Runs) -> str:
@@ -146,7 +158,7 @@ def _line(plot: Any, group: list[Mapping[str, Any]], axis: str, index: int,
     x = x / 60.0 if axis == 'wall_time_s' else x
     colour = _COLOURS.get(first['algorithm'], figures.GREY)
     if comparison == 'ablation':
-        colour = _PALETTE[index % len(_PALETTE)]
+        colour = _PALETTE[index % len(_PALETTE)] if first['variant'] else figures.INK
     plot.plot(x, mean, color=colour, linestyle=_LINES[first['schedule']],
               label=first['variant'] or f'{first["algorithm"]}, {first["schedule"]}')
     plot.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0.0)

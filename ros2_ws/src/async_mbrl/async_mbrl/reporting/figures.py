@@ -29,6 +29,7 @@ Metrics = Sequence[Mapping[str, Any]]
 
 INK, GREY = '#1f2933', '#7b8794'
 BLUE, GREEN, ORANGE, RED, VIOLET = '#2563eb', '#059669', '#d97706', '#dc2626', '#7c3aed'
+PINK = '#db2777'
 _TIME = 'data time, s'
 _OPEN_LOOP = re.compile(r'open_loop_error_(\d+)_m')
 _STYLE = {

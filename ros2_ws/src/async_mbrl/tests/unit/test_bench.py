@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from async_mbrl.bench import paper, rows
-from async_mbrl.bench.outcome import gains, mean_curve, table, write_outcome
+from async_mbrl.bench.outcome import gains, mean_curve, references, table, write_outcome
 from async_mbrl.bench.paper import Places, Queue, RowFailed
 from async_mbrl.bench.rows import Row
 from async_mbrl.bringup.arguments import parse_request
@@ -196,8 +196,22 @@ def test_plots_and_table_are_made_of_whatever_is_there(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 0 for path in written)
     lines = table(runs).splitlines()
     assert '| main | hopper | me_trpo | async | none | 1, 2 | 100 | 100 | 1.25 | 2 | 0.5 | ' \
-        '200.0 [100.0, 300.0] |' in lines
+        '200.0 [100.0, 300.0] | 120.0 [60.0, 180.0] |' in lines
     assert len(lines) == 2 + 2 + 4      # of each kind one, its seeds together
+
+
+def test_variations_are_held_against_the_same_seeds_with_nothing_varied() -> None:
+    def run(row: Row, curve: tuple[float, ...] = (1.0,)) -> dict[str, Any]:
+        return {'id': row.name, 'environment': row.environment, 'algorithm': row.algorithm,
+                'seed': row.seed, 'comparison': row.comparison, 'samples': row.samples,
+                'curve': list(curve)}
+
+    what = ('half_cheetah', 'me_trpo', 100)
+    one, other = ([run(row) for row in rows.emulated(*what, seed)] for seed in (1, 2))
+    varied = [run(row) for row in rows.ablations(*what, 1)]
+    longer = [run(row) for row in rows.emulated('half_cheetah', 'me_trpo', 200, 1)]
+    unfinished = [run(row, ()) for row in rows.emulated(*what, 1)]
+    assert references([*one, *other, *longer, *varied, *unfinished], varied) == one
 
 
 def test_the_gain_is_when_asynchronous_learning_was_as_good() -> None:
