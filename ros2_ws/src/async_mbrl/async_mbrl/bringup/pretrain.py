@@ -32,8 +32,8 @@ def pretrain(run: OpenRun) -> int:
     """Make the offline updates that a run is to begin with, as far as they are missing.
 
     What was interrupted goes on from its checkpoint. A learner that has gone online is left alone.
-    The policy that comes of it becomes the newest of the run: it can be evaluated, and used, before
-    the run goes on online.
+    A policy that comes of it, and has not, becomes the newest of the run: it can be evaluated, and
+    used, before the run goes on online.
 
     Args:
         run: one that has a dataset.
@@ -43,15 +43,16 @@ def pretrain(run: OpenRun) -> int:
 
     Raises:
         ConfigError: the dataset, or a checkpoint that is there, cannot be used.
-        OSError: a checkpoint cannot be written.
+        OSError: a checkpoint, or the policy, cannot be written.
     """
     composition = run.composition
     wanted = offline_updates(composition)
     folders = {name: run.folder.learner(name) for name in wanted}
     made = {name: recorded_count(folder, 'offline_updates') for name, folder in folders.items()}
-    complete = all(recorded_count(folders[name], 'next_transition') or made[name] >= wanted[name]
-                   for name in wanted)
-    if complete and (run.folder.policy.exists() or not wanted['policy_learner']):
+    online = {name: recorded_count(folder, 'next_transition') for name, folder in folders.items()}
+    kept = (run.folder.policy.exists() or online['policy_learner']
+            or not wanted['policy_learner'])
+    if kept and all(online[name] or made[name] >= wanted[name] for name in wanted):
         return 0
     before = ', '.join(f'{made[name]} of {wanted[name]} updates of the {_what(name)}'
                        for name in wanted if wanted[name])
@@ -93,7 +94,8 @@ def _learn(run: OpenRun, wanted: dict[str, int]) -> None:
     with closing(training):
         for progress in training.run(wanted['policy_learner'], wanted.get('model_learner', 0)):
             lines.tell(progress)
-        if wanted['policy_learner']:    # else it has not learned; the run begins as any other
+        # One that learns nothing offline is that of any run that begins.
+        if wanted['policy_learner'] and not policy.next_transition:
             write_atomically(run.folder.policy, snapshots.encode(policy.snapshot()))
 
 

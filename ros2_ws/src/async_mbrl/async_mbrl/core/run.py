@@ -70,7 +70,7 @@ class RunFolder:
 
     @property
     def policy(self) -> Path:
-        """Newest policy snapshot (policy_learner)."""
+        """Newest policy snapshot (policy_learner; before that what pretrain came to)."""
         return self.root / 'policy_learner' / 'policy.safetensors'
 
     @property

@@ -210,7 +210,8 @@ def _info(options: argparse.Namespace) -> int:
         print('  nothing more can be read of it')
     for source in told['sources']:
         divided = source.get('divided')
-        part = f', the {divided["part"]} part of a split by {divided["split"]}' if divided else ''
+        part = (f', the {divided.get("part")} part of a split by {divided.get("split")}'
+                if isinstance(divided, dict) else '')
         print(f'  from {source.get("path")}: {source.get("format")}, '
               f'{source.get("transitions")} transitions{part}')
     return 0

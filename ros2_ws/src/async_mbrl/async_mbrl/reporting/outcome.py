@@ -60,7 +60,7 @@ def read_snapshot(path: Path) -> Snapshot:
     try:
         return snapshots.read(path, expected_kind='policy')
     except FileNotFoundError:
-        raise ConfigError(f'{path}: no such file; the run has not saved a policy yet') from None
+        raise ConfigError(f'{path}: no such file; the run has not saved it yet') from None
     except SnapshotError as error:
         raise ConfigError(f'{path}: {error}') from None
 

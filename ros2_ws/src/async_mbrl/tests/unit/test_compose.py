@@ -493,6 +493,6 @@ def test_what_cannot_be_used_is_refused_with_the_remedy(share: Path, tmp_path: P
     with pytest.raises(ConfigError, match='not a policy for the robot, task and network'):
         open_use(RunRequest(), source, share, tmp_path, NOW)
     policy.unlink()
-    with pytest.raises(ConfigError, match='has not saved a policy yet'):
+    with pytest.raises(ConfigError, match='has not saved it yet'):
         open_use(RunRequest(), source, share, tmp_path, NOW)
     assert not list(tmp_path.glob('runs/*-use'))

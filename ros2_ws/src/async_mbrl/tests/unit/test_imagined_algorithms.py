@@ -414,6 +414,7 @@ def test_a_policy_adapted_to_the_next_task_acts_in_each_episode() -> None:
     config = MbMpoConfig(tasks=2, rollouts=10, horizon=6, inner_learning_rate=0.5)
     algorithm, imagination = make(config), make_imagination((0.2, 3.0))
     finish(algorithm.update(imagination))
+    assert algorithm.metrics()['adaptation_divergence'] > 0.0
     found = []
     for episode in (0, 1, 2):
         algorithm.expect_episode(episode)

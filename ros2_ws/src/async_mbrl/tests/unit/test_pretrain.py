@@ -20,9 +20,13 @@ from async_mbrl.cli import main
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
 from async_mbrl.core.run import RunFolder
+from async_mbrl.learning.device import CPU
+from async_mbrl.learning.learners import make_learners
 from async_mbrl.learning.model_learner import ModelLearner
 from async_mbrl.learning.policy_learner import PolicyLearner
+from async_mbrl.learning.pretraining import read_offline
 from async_mbrl.learning.recorded import recorded_count, recorded_hash
+from async_mbrl.tasks import make_task
 
 LEARNERS = ('model_learner', 'policy_learner')
 SMALL = ('improvement.offline_updates=450', 'improvement.batch=32',
@@ -32,6 +36,9 @@ SMALL = ('improvement.offline_updates=450', 'improvement.batch=32',
 IMAGINED = ('improvement.offline_updates=10', 'improvement.rollouts=10', 'improvement.horizon=4',
             'improvement.value_hidden=[8]', 'network.hidden=[8]', 'model.offline_updates=30',
             'model.hidden=[8]', 'model.product=batched')
+PLANNED = ('improvement.candidates=6', 'improvement.iterations=1', 'improvement.horizon=3',
+           'improvement.handed_out=2', 'improvement.elites=2', 'improvement.kept=1',
+           'model.hidden=[8]', 'model.offline_updates=5', 'network.hidden=[8]')
 
 
 @pytest.fixture
@@ -123,11 +130,44 @@ def test_what_was_learned_offline_can_be_judged_before_it_goes_online(
     (checkpoint,) = run.learner('policy_learner').glob('checkpoint-*.safetensors')
     np.testing.assert_array_equal(snapshot.tensors['layer1.bias'], load_file(checkpoint)[
         'algorithm/policy.network.biases.1'])
+    assert main(['figure', str(run.root)]) == 0      # without pictures: it has not begun yet
+    assert 'no pictures of the arm' in capsys.readouterr().err
     # One that was learned but not kept, as after a crash in between, is made good.
     before = run.policy.read_bytes()
     run.policy.unlink()
     assert pretrained(run.root) == 0
     assert run.policy.read_bytes() == before
+
+
+def test_a_policy_that_has_gone_online_is_left_alone(
+        dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder(tmp_path / 'run')
+    assert pretrained(run.root, *begin_imagined(dataset)) == 0
+    composition = read_run(run.root)
+    task = make_task(composition.task, composition.robot)
+    _, policy = make_learners(composition, task, composition.run.seed, CPU)
+    offline = read_offline(task, dataset)
+    policy.use_offline(offline.buffer, offline.digest)
+    policy.restore(run.learner('policy_learner'))
+    policy.take(dataset_rig.transitions(5))
+    policy.save(run.learner('policy_learner'))
+    policy.close()
+    run.policy.write_bytes(b'learned from the robot')
+    (run.learner('model_learner') / 'checkpoint.json').unlink()     # which is learned anew
+    assert pretrained(run.root) == 0
+    assert run.policy.read_bytes() == b'learned from the robot'
+    run.policy.unlink()
+    capsys.readouterr()
+    assert pretrained(run.root) == 0
+    assert not run.policy.exists() and 'learning from' not in capsys.readouterr().out
+
+
+def test_a_policy_that_learns_nothing_offline_is_not_kept(
+        dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder(tmp_path / 'run')
+    assert pretrained(run.root, *begin_imagined(dataset, 'pets', *PLANNED)) == 0
+    assert not run.policy.exists() and 'judge it' not in capsys.readouterr().out
+    assert recorded_count(run.learner('model_learner'), 'offline_updates') == 5
 
 
 def test_learning_rates_that_are_too_great_are_named(dataset: Path, tmp_path: Path,
@@ -274,9 +314,6 @@ def test_an_emulated_run_imagines_from_the_dataset_first(dataset: Path, tmp_path
 
 def test_a_planner_plans_at_once_in_a_model_of_the_dataset(dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / 'figures.json'
-    small = ('improvement.candidates=6', 'improvement.iterations=1', 'improvement.horizon=3',
-             'improvement.handed_out=2', 'improvement.elites=2', 'improvement.kept=1',
-             'model.hidden=[8]', 'model.offline_updates=5', 'network.hidden=[8]')
     assert main(['emulate', '--samples', '30', '--output', str(file),
-                 *begin_imagined(dataset, 'pets', *small)]) == 0
+                 *begin_imagined(dataset, 'pets', *PLANNED)]) == 0
     assert json.loads(file.read_text())['planned_steps'] == 29      # all but the first
