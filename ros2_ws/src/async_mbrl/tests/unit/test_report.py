@@ -143,7 +143,7 @@ def test_summary_is_extended_and_damage_is_said(folder: RunFolder,
     assert summary['respawns'] == {'model_learner': 1}
     assert not outcome.succeeded(summary, composition)
     assert ('transitions', '600 collected, 0 lost') in outcome.closing_rows(summary)
-    with pytest.raises(ConfigError, match='not saved a policy'):
+    with pytest.raises(ConfigError, match='has not saved it yet'):
         outcome.evaluate_offline(folder, composition, 1)
     folder.policy.parent.mkdir()
     folder.policy.write_bytes(b'x' * 64)
