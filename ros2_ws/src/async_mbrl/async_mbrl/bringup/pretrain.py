@@ -15,7 +15,6 @@ from async_mbrl.bringup.folder import OpenRun
 from async_mbrl.bringup.supervisor import STATUS_INTERRUPTED
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
-from async_mbrl.core.files import write_atomically
 from async_mbrl.learning.checkpoint import CheckpointError
 from async_mbrl.learning.device import find_device
 from async_mbrl.learning.learner import LearningDiverged
@@ -96,7 +95,7 @@ def _learn(run: OpenRun, wanted: dict[str, int]) -> None:
             lines.tell(progress)
         # One that learns nothing offline is that of any run that begins.
         if wanted['policy_learner'] and not policy.next_transition:
-            write_atomically(run.folder.policy, snapshots.encode(policy.snapshot()))
+            snapshots.write(run.folder.policy, policy.snapshot())
 
 
 class _Lines:

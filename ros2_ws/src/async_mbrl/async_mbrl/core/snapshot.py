@@ -17,6 +17,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from async_mbrl.core.files import write_atomically
+
 MAXIMUM_BYTES = 256 * 1024 * 1024
 """Of a snapshot of which nothing is known, such as a file somebody names."""
 
@@ -178,6 +180,15 @@ def read(path: Path, *, maximum_bytes: int = MAXIMUM_BYTES, expected_kind: str |
         raise SnapshotError(f'{path} has {size} bytes, more than {maximum_bytes}')
     return decode(path.read_bytes(), maximum_bytes=maximum_bytes, expected_kind=expected_kind,
                   expected_architecture=expected_architecture)
+
+
+def write(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot to a file, which holds the old one or the new one at any time.
+
+    Raises:
+        OSError: the disk does not take it; the old one stands.
+    """
+    write_atomically(path, encode(snapshot))
 
 
 def _digest(tensors: Mapping[str, np.ndarray]) -> str:

@@ -27,6 +27,8 @@ from async_mbrl.learning.config import ExplorationConfig, ModelConfig
 from async_mbrl.learning.device import find_device
 from async_mbrl.learning.learner import Learner, learner_seed
 from async_mbrl.learning.learners import make_learners
+from async_mbrl.learning.model_learner import ModelLearner
+from async_mbrl.learning.policy_learner import PolicyLearner
 from async_mbrl.learning.predictive_control import PredictiveControl
 from async_mbrl.learning.pretraining import Pretraining, read_offline
 from async_mbrl.learning.sequential import SequentialLearner
@@ -114,8 +116,6 @@ class EmulatedRun:
 
     Attributes:
         progress: how far it is.
-        offline_updates: of the model and of the policy, from a dataset alone, before it began; they
-            are not among those of ``progress``.
     """
 
     def __init__(self, settings: EmulationSettings, samples: int, *, pace: Pace | None = None,
@@ -143,14 +143,13 @@ class EmulatedRun:
         self._arm = OfflineArm(
             make_physics(settings.plant, settings.robot,
                          np.random.default_rng([settings.seed, _PLANT])), self._core, FakeClock())
-        self._model: Learner | None = None
-        self._policy: Learner | None = None
+        self._model: ModelLearner | None = None
+        self._policy: PolicyLearner | None = None
         self._control = control
         if isinstance(settings.improvement, PetsConfig) and control is None:
             self._control = PredictiveControl(settings.improvement, settings.model, self._task,
                                               seed=learner_seed(settings.seed, 'planner'),
                                               device=device)
-        self.offline_updates = {'model': 0, 'policy': 0}
         self._planned_with = -1     # one that was learned from a dataset has no updates yet
         if pace is None:
             model, policy = make_learners(settings, self._task, settings.seed, device)
@@ -160,9 +159,6 @@ class EmulatedRun:
                 for _ in training.run(settings.improvement.offline_updates,
                                       settings.model.offline_updates):
                     pass
-                self.offline_updates = {
-                    'model': 0 if model is None else model.offline_updates,
-                    'policy': policy.offline_updates}
             pace = _pace(settings.schedule, model, policy)
             self._model, self._policy = model, policy
         self._pace = pace
@@ -194,6 +190,12 @@ class EmulatedRun:
             if aborts >= self._config.maximum_aborts:
                 raise EmulationError(f'{aborts} episodes in a row were aborted: {reason}')
         return self.progress
+
+    @property
+    def offline_updates(self) -> dict[str, int]:
+        """Updates of each learner from a dataset alone; none of them is one of ``progress``."""
+        return {'model': 0 if self._model is None else self._model.offline_updates,
+                'policy': 0 if self._policy is None else self._policy.offline_updates}
 
     def first_policy(self) -> Snapshot:
         """Give the policy that the run begins with, before it does."""

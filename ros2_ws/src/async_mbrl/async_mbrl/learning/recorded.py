@@ -18,10 +18,7 @@ def recorded_hash(folder: Path) -> str:
     That of a file that :func:`.checkpoint.write` has just written, or
     :func:`.checkpoint.read` has verified.
     """
-    try:
-        return str(json.loads((folder / INDEX).read_text())['sha256'])
-    except (OSError, ValueError, KeyError):
-        return ''
+    return str(_index(folder).get('sha256', ''))
 
 
 def recorded_count(folder: Path, name: str) -> int:
@@ -38,7 +35,14 @@ def recorded_text(folder: Path, name: str) -> str:
 
 
 def _recorded(folder: Path, name: str) -> Any:
+    about = _index(folder).get('about')
+    return about.get(name) if isinstance(about, dict) else None
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """Read the index; empty where there is none, or none that can be read."""
     try:
-        return json.loads((folder / INDEX).read_text())['about'].get(name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        found = json.loads((folder / INDEX).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -19,7 +19,6 @@ from rclpy.clock import Clock, ClockType
 
 from async_mbrl.core import snapshot as snapshots
 from async_mbrl.core.config import ConfigError
-from async_mbrl.core.files import write_atomically
 from async_mbrl.core.snapshot import Snapshot
 from async_mbrl.learning.learner import Learner
 from async_mbrl.learning.recorded import recorded_count, recorded_hash
@@ -373,7 +372,7 @@ class LearnerBridge:
         first = self._files.first_snapshot
         if first is not None and not first.exists():
             try:
-                write_atomically(first, snapshots.encode(snapshot))
+                snapshots.write(first, snapshot)
             except OSError as error:
                 self._node.get_logger().error(f'first snapshot not kept: {error}',
                                               throttle_duration_sec=CHECKPOINT_PERIOD_S)
@@ -386,7 +385,7 @@ class LearnerBridge:
         """
         self._learner.save(self._files.folder)
         if self._files.newest_snapshot is not None and self._published is not None:
-            write_atomically(self._files.newest_snapshot, snapshots.encode(self._published))
+            snapshots.write(self._files.newest_snapshot, self._published)
         self._unsaved = self._report.reason = ''
         self._log_checkpoint('saved')
 

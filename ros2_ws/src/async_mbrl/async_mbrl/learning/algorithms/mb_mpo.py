@@ -202,8 +202,7 @@ class MbMpo(nn.Module):
         Far below that of a step of the meta-policy, adaptation changes next to nothing; see
         ``inner_learning_rate``.
         """
-        copies = [_copies(parameter, len(steps.actions)) for parameter in self.policy.learned()]
-        return divergence(*self._distribution(copies, steps.features),
+        return divergence(self.policy.unsquashed(steps.features), self.policy.log_std,
                           *self._distribution(adapted, steps.features)).mean()
 
     @torch.no_grad()
